@@ -1,0 +1,1 @@
+"""What every layer needs and no library has: errors, strict configuration, hashes, atomic records, registries."""

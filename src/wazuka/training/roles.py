@@ -1,0 +1,138 @@
+"""The roles: what a technique is given, what it gives back, how it declares itself. Read this before adding one.
+
+A technique is one file with a frozen dataclass `Config` and one object `METHOD` (an `Adapter` or a `Pretrainer`) at its
+end, plus one entry in its package's `METHODS` registry. Techniques never import each other; they meet on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from wazuka.data.views import Images, LabeledImages
+
+if TYPE_CHECKING:
+    from wazuka.nn.backbones import Encoder
+    from wazuka.nn.predictors import Predictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where a step runs and where it may keep things.
+
+    Attributes:
+        device: "cpu" or "cuda" (with an index).
+        threads: Computing threads of this process.
+        folder: The step's own folder: checkpoints named `checkpoint*` survive an interruption, all else is cleared.
+        say: Takes one line of progress.
+    """
+
+    device: str
+    threads: int
+    folder: Path
+    say: Callable[[str], None] = field(default=lambda line: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptTask:
+    """All that an adapter may see in one trial. Test rows are not in it, by construction.
+
+    Attributes:
+        name: The trial's key.
+        labeled: The rows of the budget, with labels.
+        unlabeled: The trial's other training images, without labels; None unless the method is `semi_supervised`.
+        classes: Class names; their order is that of labels and probability columns.
+        positive: Index of the positive class (two classes), else None.
+        encoder: The backbone to start from.
+        features: Frozen features of the labeled rows, (n, dim) float32, for methods with `input="features"`; else None.
+        inner_split: Whether the budget allows choices on held-out parts of it (5 patients per class or more):
+            cross-validated penalty and threshold, early stopping on `labeled.is_val`. Without it: fixed defaults.
+        seed: Seed of all randomness of this trial.
+    """
+
+    name: str
+    labeled: LabeledImages
+    classes: tuple[str, ...]
+    positive: int | None
+    encoder: Encoder
+    inner_split: bool
+    seed: int
+    unlabeled: Images | None = None
+    features: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What an adapter gives back for one task.
+
+    Attributes:
+        predictor: Ready to predict; the study saves it.
+        threshold: Decision threshold for the positive class (two classes), chosen inside the budget; 0.5 if not chosen.
+        notes: Plain values for the record: penalty chosen and why, steps run, best step, certificate, defaults used.
+        curves: Name -> list of (step, value), for the report's training curves.
+    """
+
+    predictor: Predictor
+    threshold: float = 0.5
+    notes: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Declares a technique that turns labeled images and a backbone into a predictor.
+
+    Attributes:
+        name: As in the study file.
+        config: The technique's `Config` class.
+        summary: One line for `wazuka methods list`.
+        code_version: Raised by hand when the numbers change; part of every key.
+        input: "features" (frozen backbone, computed once per dataset) or "pixels" (trains the network).
+        fit: `fit(tasks, *, config, runtime) -> list[Fitted]`, one result per task in order. Batched methods get all
+            trials of a strategy and train domain at once, others a list of one.
+        batched: Whether `fit` gains from all tasks at once. Tasks must not influence each other's result.
+        semi_supervised: Whether it uses `unlabeled`.
+        tasks: The tasks it can do.
+        backbone_kinds: Encoder kinds it can work with; "onnx" and "features" only where the network stays frozen.
+        cites: References as "Authors (year). Title. Venue. Identifier." for `wazuka cite`.
+    """
+
+    name: str
+    config: type
+    summary: str
+    code_version: int
+    input: Literal["features", "pixels"]
+    fit: Callable[..., list[Fitted]]
+    batched: bool = False
+    semi_supervised: bool = False
+    tasks: tuple[str, ...] = ("classification",)
+    backbone_kinds: tuple[str, ...] = ("torch", "onnx")
+    cites: tuple[str, ...] = ()
+
+    def __call__(self, tasks: Sequence[AdaptTask], *, config: Any, runtime: Runtime) -> list[Fitted]:
+        """Run the method and hold it to its side of the seam: one result per task."""
+        fitted = self.fit(tasks, config=config, runtime=runtime)
+        assert len(fitted) == len(tasks), f"{self.name} returned {len(fitted)} results for {len(tasks)} tasks"
+        return fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrainer:
+    """Declares a technique that turns images without labels into an encoder.
+
+    Attributes:
+        fit: `fit(images, *, encoder, config, seed, runtime) -> (Encoder, notes)`: `images` is an `Images` view, the
+            returned encoder has the same architecture with new weights.
+        Others: as in `Adapter`.
+    """
+
+    name: str
+    config: type
+    summary: str
+    code_version: int
+    fit: Callable[..., tuple[Encoder, dict[str, Any]]]
+    cites: tuple[str, ...] = ()
