@@ -9,7 +9,7 @@ import itertools
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
@@ -86,19 +86,29 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     for key in values:
         if key not in fields:
             raise unknown_name("key", key, sorted(fields), where=where)
+    checked = {}
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name not in values:
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise ConfigError(f"Key `{where}.{field.name}` is missing; add it.")
+            continue
+        try:
+            adapter = TypeAdapter(hints[field.name])
+            checked[field.name] = adapter.validate_python(_lists_to_tuples(values[field.name]), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join([where, field.name, *(str(part) for part in first["loc"] if isinstance(part, int))])
+            said = "; or ".join(dict.fromkeys(_lowered(one["msg"]) for one in error.errors()))
+            raise ConfigError(f"Value {first['input']!r} of `{place}` is wrong: {said}.") from error
     try:
-        return TypeAdapter(cls).validate_python(_lists_to_tuples(dict(values)), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join([where, *(str(part) for part in first["loc"] if not str(part)[:1].isupper())])
-        if first["type"] == "missing":
-            raise ConfigError(f"Key `{key}` is missing; add it.") from error
-        message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        if first["type"] == "value_error":
-            raise ConfigError(f"{where}: {message}") from error
-        raise ConfigError(
-            f"Value {first['input']!r} of `{key}` is wrong: {message[:1].lower()}{message[1:]}."
-        ) from error
+        return cls(**checked)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}.") from error
+
+
+def _lowered(message: str) -> str:
+    return message[:1].lower() + message[1:]
 
 
 def _lists_to_tuples(value: Any) -> Any:

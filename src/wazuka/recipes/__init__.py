@@ -1,0 +1,1 @@
+"""Study files that come with the package; `wazuka recipes list` names them."""

@@ -1,0 +1,1 @@
+"""The study: file -> plan -> graph -> run folder, and what is done with a finished model."""

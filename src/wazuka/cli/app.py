@@ -1,0 +1,93 @@
+"""`wazuka`: every command, with nothing heavy imported before one is chosen.
+
+A user's mistake is one line on stderr and exit code 2; a fault of ours is 1; checks that found an issue are 3.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+
+from wazuka import __version__
+from wazuka.cli import datasets, models, studies, tools
+from wazuka.core.errors import WazukaError, nearest
+
+app = typer.Typer(
+    name="wazuka",
+    help="Which way of getting more from few labels pays off on your own medical images?\n\n"
+    "Example: wazuka poc my-images/ --out runs/first",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    """Which way of getting more from few labels pays off on your own medical images?
+
+    Example: wazuka poc my-images/ --out runs/first
+    """
+    if version:
+        typer.echo(f"wazuka {__version__}")
+        raise typer.Exit
+
+
+for group in (studies, datasets, models, tools):
+    group.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors become one line on stderr."""
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(args=arguments, prog_name="wazuka", standalone_mode=False)
+        return int(result or 0)
+    except WazukaError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("Stopped. The same command goes on where this one stopped.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if type(error).__name__ in ("Exit", "NoArgsIsHelpError") and code is not None:
+            shown = getattr(error, "format_message", str)()
+            if type(error).__name__ == "NoArgsIsHelpError" and shown:
+                typer.echo(shown)
+                return 0
+            return int(code)
+        if type(error).__name__ == "Abort":
+            return _fail("Stopped.", 130)
+        if hasattr(error, "format_message"):
+            return _fail(_usage(error, command), 2)
+        traceback.print_exc()
+        return _fail(f"Internal error: {type(error).__name__}: {error}. Please report it with the lines above.", 1)
+
+
+def _usage(error: Exception, command: object) -> str:
+    """A usage error in one line, with the nearest known command where one was mistyped."""
+    message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    if message.startswith("No such command"):
+        given = message.split("'")[1]
+        known = sorted(getattr(command, "commands", {}))
+        close = nearest(given, known)
+        hint = f" Did you mean `{close}`?" if close else ""
+        return f"Unknown command `{given}`.{hint} Known: {', '.join(known)}."
+    return message if message.endswith((".", "?", ")")) else f"{message}."
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"wazuka: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,296 @@
+"""The rows a study works on: one table over its datasets, with what each role may see cut out of it as views."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wazuka.core.errors import ConfigError, DataError, NotEnoughData
+from wazuka.core.hashing import hash_strings
+from wazuka.data import budgets, splits
+from wazuka.data.manifest import Dataset, load
+from wazuka.study.config import Study
+
+TEST_PREFIX = "test-dataset/"
+"""Put before the ids of a second dataset that serves as the test set, so that ids stay unique."""
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The study's usable rows.
+
+    Attributes:
+        datasets: The main dataset, then the test dataset where the study names one.
+        table: One row per usable image, sorted by id: `id, patient, label, domain, is_test, source` (index into
+            `datasets`), `row` (row of that dataset's pixel cache), `sha256`, `parent`, `volume` and the study's column.
+        classes: Classes of the study, in the order of the probability columns.
+        left_out: Class -> patients, for classes with too few patients.
+    """
+
+    datasets: tuple[Dataset, ...]
+    table: pd.DataFrame
+    task: str
+    classes: tuple[str, ...]
+    left_out: dict[str, int]
+
+    @property
+    def main(self) -> Dataset:
+        """The dataset that is learned from."""
+        return self.datasets[0]
+
+    @property
+    def positive(self) -> int | None:
+        """Index of the positive class, where there are two."""
+        if len(self.classes) != 2:
+            return None
+        named = self.main.card.positive
+        return self.classes.index(named) if named in self.classes else 1
+
+    @cached_property
+    def domains(self) -> list[str]:
+        """Domains in sorted order; empty where none is known."""
+        return sorted(self.table["domain"].dropna().unique().tolist())
+
+    @property
+    def fingerprint(self) -> list[str]:
+        """Fingerprints of the datasets."""
+        return [one.card.fingerprint for one in self.datasets]
+
+    def rows_of(self, ids: list[str]) -> pd.DataFrame:
+        """Table rows of these ids, in their order."""
+        return self._by_id.loc[ids].reset_index()
+
+    @cached_property
+    def _by_id(self) -> pd.DataFrame:
+        return self.table.set_index("id")
+
+    def label_codes(self, rows: pd.DataFrame) -> np.ndarray:
+        """Class index per row, int64; -1 where there is no label."""
+        return pd.Categorical(rows["label"], categories=list(self.classes)).codes.astype(np.int64)
+
+
+def load_study_data(study: Study) -> StudyData:
+    """Load the study's datasets and keep the rows it can use.
+
+    Raises:
+        DataError: If datasets do not fit the study or each other.
+        NotEnoughData: If fewer than two classes are left, or there is only one patient.
+    """
+    main = load(Path(study.dataset))
+    task = study.task or main.card.task
+    if task == "unlabeled":
+        raise DataError(f"Dataset {main.folder} has no labels; a study needs labels for at least some images.")
+    if task == "segmentation":
+        raise ConfigError("This version has no segmentation strategy; choose `task: classification` and label images.")
+    table = _rows(main, 0, study)
+    datasets = [main]
+    if study.test.dataset is not None:
+        other = load(Path(study.test.dataset))
+        _check_fit(main, other)
+        extra = _rows(other, 1, study)
+        _check_overlap(main, other, table, extra)
+        extra["id"] = TEST_PREFIX + extra["id"]
+        table = pd.concat([table, extra], ignore_index=True)
+        datasets.append(other)
+    left_out = splits.small_classes(table, study.min_class_patients)
+    table = table[~table["label"].isin(list(left_out))].sort_values("id", kind="stable").reset_index(drop=True)
+    present = set(table["label"].dropna().unique())
+    classes = tuple(one for one in main.card.classes if one in present)
+    if len(classes) < 2:
+        small = ", ".join(f"`{name}` ({count} patients)" for name, count in left_out.items())
+        why = f"; left out for fewer than {study.min_class_patients} patients: {small}" if small else ""
+        raise NotEnoughData(
+            f"{len(classes)} usable class{'es' if len(classes) != 1 else ''} in {main.folder}{why}; a study needs two classes"
+            " (label more patients, or lower --min-class-patients)."
+        )
+    if table["patient"].nunique() < 2:
+        raise NotEnoughData(f"All images of {main.folder} are of one patient; a study needs patients to test on.")
+    return StudyData(tuple(datasets), table, task, classes, left_out)
+
+
+def _rows(dataset: Dataset, source: int, study: Study) -> pd.DataFrame:
+    usable = dataset.usable
+    columns = ["id", "patient", "label", "domain", "sha256"]
+    columns += [name for name in ("parent", "volume") if name in usable.columns]
+    table = usable[columns].copy()
+    table["source"], table["row"], table["is_test"] = source, np.arange(len(usable)), source == 1
+    column = study.test.column
+    if column is not None and source == 0:
+        if column not in usable.columns:
+            from wazuka.core.errors import unknown_name
+
+            raise unknown_name("column", column, list(usable.columns), where=f"{dataset.folder}/manifest.parquet")
+        table[column] = usable[column]
+    unknown = sorted(set(usable["label"].dropna()) - set(dataset.card.classes))
+    if unknown:
+        raise DataError(
+            f"Label `{unknown[0]}` in {dataset.folder} is not among the classes of dataset.yaml; add it there."
+        )
+    if "votes" in dataset.card.imported:
+        from wazuka.data.votes import unanimous
+
+        table["unanimous"] = unanimous(usable, dataset.card)
+    return table
+
+
+def _check_fit(main: Dataset, other: Dataset) -> None:
+    missing = [one for one in other.card.classes if one not in main.card.classes]
+    if missing:
+        raise DataError(
+            f"Test dataset {other.folder} has the class `{missing[0]}`, which {main.folder} lacks; map its labels to"
+            f" {', '.join(main.card.classes)}."
+        )
+    if main.card.intensity != other.card.intensity:
+        raise DataError(
+            f"Test dataset {other.folder} has {other.card.intensity} pixels, {main.folder} has {main.card.intensity};"
+            " both must be of one kind."
+        )
+
+
+def _check_overlap(main: Dataset, other: Dataset, table: pd.DataFrame, extra: pd.DataFrame) -> None:
+    same = extra["sha256"].isin(table["sha256"]).sum()
+    if same:
+        raise DataError(
+            f"{same} images of the test dataset {other.folder} are also in {main.folder}; remove them there."
+        )
+    if main.card.fingerprint == other.card.fingerprint or _one_salt(main, other):
+        shared = set(extra["patient"].dropna()) & set(table["patient"].dropna())
+        if shared:
+            raise DataError(
+                f"{len(shared)} patients of the test dataset {other.folder} are also in {main.folder}; remove them."
+            )
+
+
+def _one_salt(main: Dataset, other: Dataset) -> bool:
+    """Patients can be compared between two datasets only where one salt made both their pseudonyms."""
+    salt = main.card.imported.get("salt_id")
+    return salt is not None and salt == other.card.imported.get("salt_id")
+
+
+def make_splits(study: Study, data: StudyData) -> pd.DataFrame:
+    """Make `splits.parquet` for the study (see CONTRACTS, Run folder)."""
+    rule = study.test
+    kind = rule.domain or ("column" if rule.column else "dataset" if rule.dataset else "patients")
+    if rule.domain and len(data.domains) < 2:
+        raise NotEnoughData(
+            f"`test: {{domain: {rule.domain}}}` needs two domains, {data.main.folder} has {len(data.domains)}; import it with --domain COLUMN."
+        )
+    return splits.make_splits(
+        data.table,
+        test=splits.Test(kind=kind, share=rule.patients, column=rule.column),
+        repeats=max(one.repeats for one in study.strategies),
+        redraw=study.redraw,
+        seed=study.seed,
+        task=data.task,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRows:
+    """The rows of one trial: what it may learn from and what it is tested on."""
+
+    labeled: pd.DataFrame
+    is_val: np.ndarray
+    inner_split: bool
+    test: pd.DataFrame
+    """Test rows with a label, with the column `test_domain`."""
+    unlabeled: pd.DataFrame
+    """The trial's other training rows (role train, never val or test), of its own train domains."""
+
+
+def trial_rows(data: StudyData, rows: pd.DataFrame, *, budget: str, train_domain: str) -> TrialRows:
+    """Cut one trial's rows out of the splits of its repeat and train domain.
+
+    Args:
+        data: The study's rows.
+        rows: Rows of `splits.parquet` of one repeat and train domain.
+        budget: As written in the study.
+        train_domain: `all`, a domain, or `not:` and a domain.
+    """
+    labels = data.rows_of(rows["id"].tolist())["label"]
+    selection = budgets.select(rows, budgets.parse(budget), labels=labels)
+    labeled = data.rows_of(list(selection.ids))
+    test = data.rows_of(rows.loc[rows["role"] == "test", "id"].tolist())
+    test = test[test["label"].notna()].copy()
+    if train_domain == "all":
+        test["test_domain"] = "all"
+    else:
+        test["test_domain"] = test["domain"]
+        if train_domain.startswith("not:"):
+            test = test[test["domain"] == train_domain.removeprefix("not:")]
+    chosen = set(selection.ids)
+    others = data.rows_of(rows.loc[rows["role"] == "train", "id"].tolist())
+    others = others[~others["id"].isin(chosen)]
+    if train_domain != "all" and not train_domain.startswith("not:"):
+        others = others[others["domain"] == train_domain]
+    return TrialRows(
+        labeled=labeled,
+        is_val=np.asarray(selection.is_val, bool),
+        inner_split=bool(selection.inner_split),
+        test=test.sort_values("id", kind="stable").reset_index(drop=True),
+        unlabeled=others.reset_index(drop=True),
+    )
+
+
+def rows_hash(rows: pd.DataFrame, *, labeled: bool = True) -> str:
+    """Hash of the row ids (and labels) that a step could see."""
+    text = rows["id"].astype("string")
+    if labeled:
+        text = text.str.cat(rows["label"].astype("string").fillna(""), sep="\x1f")
+    return hash_strings(text.tolist())
+
+
+def seen_table(rows: pd.DataFrame, *, labeled: bool) -> pd.DataFrame:
+    """What a step saw, as it travels with every encoder and predictor: `patient_hash, image_sha256, labeled`."""
+    patients = rows["patient"].astype("string").fillna("")
+    return pd.DataFrame(
+        {
+            "patient_hash": [hashlib.sha256(one.encode()).hexdigest() for one in patients],
+            "image_sha256": rows["sha256"].astype("string"),
+            "labeled": labeled,
+        }
+    )
+
+
+def describe(data: StudyData) -> dict[str, Any]:
+    """Facts on the data for the report: the card without local paths, and counts."""
+    table, manifest = data.table, data.main.manifest
+    card = dataclasses.asdict(data.main.card)
+    card.pop("root")
+    classes = {
+        name: {
+            "images": int((table["label"] == name).sum()),
+            "patients": int(table.loc[table["label"] == name, "patient"].nunique()),
+        }
+        for name in data.classes
+    }
+    domains = {
+        name: {
+            "images": int((table["domain"] == name).sum()),
+            "patients": int(table.loc[table["domain"] == name, "patient"].nunique()),
+        }
+        for name in data.domains
+    }
+    quarantined = manifest[manifest["status"] == "quarantined"]
+    return {
+        "card": card,
+        "counts": {
+            "images": len(table),
+            "labeled": int(table["label"].notna().sum()),
+            "patients": int(table["patient"].nunique()),
+            "classes": classes,
+            "domains": domains,
+            "left_out_classes": data.left_out,
+            "quarantined": len(quarantined),
+            "quarantine_reasons": quarantined["reason"].value_counts().to_dict(),
+            "orphan_masks": len(data.main.card.imported.get("orphan_masks", [])),
+        },
+        "simulated": any(one.card.simulated for one in data.datasets),
+    }

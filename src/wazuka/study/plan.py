@@ -1,0 +1,287 @@
+"""From a study to its plan: every step with its key, what it needs, and every trial.
+
+A step's key is the hash of all that goes into it, so equal work is shared and a run resumes by finding what is there.
+The plan is plain data (`plan.json`); nothing is computed from pixels here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from wazuka import adapt, pretrain
+from wazuka.core.errors import ConfigError, NotEnoughData
+from wazuka.core.hashing import derive_seed, hash_strings, make_key
+from wazuka.core.progress import say
+from wazuka.data import budgets, pixels, splits, transform
+from wazuka.data.transform import ImageTransform
+from wazuka.nn import backbones, features
+from wazuka.nn.backbones import Encoder
+from wazuka.study.config import Strategy, Study, to_mapping
+from wazuka.study.data import StudyData
+
+SCHEMA = 1
+CODE_VERSION = 1
+"""Of the trial step itself: cutting rows, predicting, scoring. Raised when its numbers change."""
+Kind = Literal["pixels", "features", "encoder", "pretrain", "adapt", "trial"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One node of the study's graph.
+
+    Attributes:
+        kind: What it does; `study/steps.py` has one function per kind.
+        key: Hash of all that goes into it.
+        needs: Ids of the steps that must be done first.
+        args: Plain values that the step's function reads.
+        name: For people: "trial jigsaw-probe, 50 labels, repeat 2".
+    """
+
+    kind: Kind
+    key: str
+    name: str
+    needs: tuple[str, ...] = ()
+    args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Unique name of the step in the graph."""
+        return f"{self.kind}/{self.key}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps in an order that respects `needs`, and the trials among them."""
+
+    study_key: str
+    steps: dict[str, Step]
+    not_measured: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def trials(self) -> list[Step]:
+        """The trial steps, in study order."""
+        return [one for one in self.steps.values() if one.kind == "trial"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain form for `plan.json`."""
+        columns = ("strategy", "budget", "labels", "repeat", "train_domain", "local_labels")
+        return {
+            "schema": SCHEMA,
+            "study_key": self.study_key,
+            "trials": [{"key": one.key} | {name: one.args[name] for name in columns} for one in self.trials],
+            "steps": [dataclasses.asdict(one) for one in self.steps.values()],
+            "not_measured": [{"what": what, "why": why} for what, why in self.not_measured],
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Plan:
+        """Read what `to_json` wrote."""
+        steps = [Step(**(one | {"needs": tuple(one["needs"])})) for one in values["steps"]]
+        not_measured = tuple((one["what"], one["why"]) for one in values["not_measured"])
+        return cls(values["study_key"], {one.id: one for one in steps}, not_measured)
+
+
+def study_key(study: Study, data: StudyData) -> str:
+    """Hash that says whether a run folder belongs to this study: its resolved file and its data."""
+    values = to_mapping(study)
+    for key in ("dataset", "costs", "not_measured"):  # where the data lie and what things cost decide no score
+        values.pop(key, None)
+    values["test"].pop("dataset", None)
+    return make_key("study", values, data.fingerprint)
+
+
+def make_plan(study: Study, data: StudyData, split_table: pd.DataFrame) -> Plan:
+    """Plan every step of a study.
+
+    Raises:
+        NotEnoughData: If a budget does not fit the data; the message names the smallest or largest possible one.
+        ArtifactError, ConfigError: If a backbone cannot be had or does not fit its method.
+    """
+    planner = _Planner(study, data, split_table)
+    for strategy in study.strategies:
+        planner.add(strategy)
+    return Plan(study_key(study, data), planner.steps, study.not_measured)
+
+
+class _Planner:
+    """Holds what strategies share while the plan is made."""
+
+    def __init__(self, study: Study, data: StudyData, split_table: pd.DataFrame) -> None:
+        self.study, self.data = study, data
+        self.steps: dict[str, Step] = {}
+        self.groups = {
+            (int(repeat), str(domain)): rows
+            for (repeat, domain), rows in split_table.groupby(["repeat", "train_domain"], sort=True, observed=True)
+        }
+        self.split_hashes = {key: splits.split_hash(rows) for key, rows in self.groups.items()}
+        self.domains = sorted({domain for _, domain in self.groups})
+        self.encoders: dict[tuple[str, str], Encoder] = {}
+        self._sizes: dict[tuple[int, str, str], int] = {}
+        self._labels = data.table.set_index("id")["label"]
+
+    def put(self, step: Step) -> str:
+        """Add a step once; equal keys are one step."""
+        self.steps.setdefault(step.id, step)
+        return step.id
+
+    def add(self, strategy: Strategy) -> None:
+        """Add all steps of one strategy."""
+        method = adapt.METHODS[strategy.adapt.name]
+        if self.data.task not in method.tasks:
+            raise ConfigError(f"`{method.name}` cannot do {self.data.task}; it does {', '.join(method.tasks)}.")
+        encoder = self.encoder(strategy)
+        if encoder.kind not in method.backbone_kinds:
+            raise ConfigError(
+                f"Strategy `{strategy.name}`: `{method.name}` trains the network, which an {encoder.kind.upper()} backbone"
+                f" ({strategy.backbone}) does not allow; use `linear-probe`, or a safetensors backbone."
+            )
+        for train_domain in self.domains:
+            groups = [key for key in self.groups if key[1] == train_domain and key[0] < strategy.repeats]
+            tasks = [self.task(strategy, encoder, key, budget) for key in groups for budget in strategy.budgets]
+            if method.batched:
+                needs = tuple(dict.fromkeys(one for task in tasks for one in task["needs"]))
+                key = make_key(
+                    "adapt", method.name, method.code_version, strategy.adapt.config, [t["key"] for t in tasks]
+                )
+                name = f"{method.name} for {strategy.name} ({len(tasks)} problems)"
+                args = {"strategy": strategy.name, "train_domain": train_domain, "tasks": tasks}
+                artifact = self.put(Step(kind="adapt", key=key, name=name, needs=needs, args=args))
+                for index, task in enumerate(tasks):
+                    self.trial(strategy, method, task, needs=(artifact, *task["needs"]), artifact=artifact, index=index)
+            else:
+                for task in tasks:
+                    self.trial(strategy, method, task, needs=tuple(task["needs"]))
+
+    def encoder(self, strategy: Strategy) -> Encoder:
+        """Resolve a backbone once for all strategies that share it."""
+        given = (strategy.backbone, strategy.weights)
+        if given not in self.encoders:
+            seed = derive_seed(self.study.seed, "backbone weights")
+            self.encoders[given] = backbones.resolve(strategy.backbone, weights=strategy.weights, seed=seed)
+            if self.encoders[given].note:
+                say(f"{strategy.backbone}: {self.encoders[given].note}")
+        return self.encoders[given]
+
+    def pixels(self, image: ImageTransform) -> list[str]:
+        """Steps that decode the datasets under one image transform."""
+        found = []
+        for source, dataset in enumerate(self.data.datasets):
+            key = make_key("pixels", dataset.card.fingerprint, image, transform.CODE_VERSION, pixels.CODE_VERSION)
+            args = {"source": source, "image": dataclasses.asdict(image)}
+            found.append(self.put(Step(kind="pixels", key=key, name=f"pixels of {dataset.card.name}", args=args)))
+        return found
+
+    def task(self, strategy: Strategy, encoder: Encoder, group: tuple[int, str], budget: str) -> dict[str, Any]:
+        """One problem for the strategy's adapter: a budget of one repeat and train domain, with its encoder and inputs."""
+        repeat, train_domain = group
+        method = adapt.METHODS[strategy.adapt.name]
+        needs = self.pixels(strategy.image)
+        encoder_step = self.encoder_step(encoder)
+        if strategy.pretrain is not None:
+            encoder_step = self.pretrain_step(strategy, encoder, encoder_step, group, needs[0])
+        feature_steps: list[str] = []
+        if method.input == "features":
+            feature_steps = self.feature_steps(encoder, encoder_step, strategy.image, needs)
+        labels = self.labels_of(group, budget)
+        values = {
+            "strategy": strategy.name,
+            "repeat": repeat,
+            "train_domain": train_domain,
+            "budget": budget,
+            "labels": labels,
+            "local_labels": 0,
+            "split_hash": self.split_hashes[group],
+            "encoder": encoder_step,
+            "features": feature_steps,
+            "pixels": needs,
+            "seed": derive_seed(self.study.seed, "trial", repeat, train_domain, budget),
+        }
+        what_decides = {key: one for key, one in values.items() if key != "strategy"}
+        key = make_key(what_decides, self.data.fingerprint, self.data.classes, self.data.positive, self.data.task)
+        return values | {"key": key, "needs": list(dict.fromkeys([*needs, encoder_step, *feature_steps]))}
+
+    def encoder_step(self, encoder: Encoder) -> str:
+        """Step that copies a backbone into the run folder, so that its predictors can be rebuilt from there."""
+        spec = {
+            name: one for name, one in encoder.spec().items() if name != "path"
+        }  # where a file lies decides nothing
+        key = make_key("encoder", spec, encoder.weights_hash, backbones.CODE_VERSION)
+        args = {"backbone": encoder.spec()}
+        return self.put(Step(kind="encoder", key=key, name=f"backbone {encoder.name}", args=args))
+
+    def pretrain_step(
+        self, strategy: Strategy, encoder: Encoder, encoder_step: str, group: tuple[int, str], pixel_step: str
+    ) -> str:
+        """Step that learns an encoder from the training images of one split, without labels; shared where these are equal."""
+        assert strategy.pretrain is not None
+        method = pretrain.METHODS[strategy.pretrain.name]
+        rows = self.groups[group]
+        train = rows.loc[rows["role"] != "test", "id"]
+        if group[1] not in ("all",) and not group[1].startswith("not:"):
+            here = set(self.data.table.loc[self.data.table["domain"] == group[1], "id"])
+            train = train[train.isin(here)]
+        seed = derive_seed(self.study.seed, "pretrain", method.name)
+        inputs = [encoder_step, pixel_step, hash_strings(sorted(train)), seed]
+        key = make_key("pretrain", method.name, method.code_version, strategy.pretrain.config, inputs)
+        args = {"strategy": strategy.name, "repeat": group[0], "train_domain": group[1], "seed": seed}
+        args |= {"encoder": encoder_step, "pixels": pixel_step}
+        name = f"{method.name} on {len(train)} images"
+        return self.put(Step(kind="pretrain", key=key, name=name, needs=(encoder_step, pixel_step), args=args))
+
+    def feature_steps(self, encoder: Encoder, encoder_step: str, image: ImageTransform, needs: list[str]) -> list[str]:
+        """Steps that compute frozen features of every usable image, once per dataset, transform and encoder."""
+        found = []
+        for pixel_step in needs:
+            key = make_key("features", pixel_step, encoder_step, features.CODE_VERSION)
+            args = {"pixels": pixel_step, "encoder": encoder_step}
+            name = f"features of {encoder.name}"
+            step = Step(kind="features", key=key, name=name, needs=(pixel_step, encoder_step), args=args)
+            found.append(self.put(step))
+        return found
+
+    def labels_of(self, group: tuple[int, str], budget: str) -> int:
+        """Labels that a budget uses in one split; raises NotEnoughData where it does not fit."""
+        where = (*group, budget)
+        if where not in self._sizes:
+            rows = self.groups[group]
+            try:
+                selection = budgets.select(rows, budgets.parse(budget), labels=self._labels.loc[rows["id"]])
+            except NotEnoughData as error:
+                domain = "" if group[1] == "all" else f" (train domain {group[1]})"
+                raise NotEnoughData(f"{error}{domain}") from error
+            self._sizes[where] = int(selection.labels)
+        return self._sizes[where]
+
+    def trial(
+        self,
+        strategy: Strategy,
+        method: Any,
+        task: dict[str, Any],
+        *,
+        needs: tuple[str, ...],
+        artifact: str | None = None,
+        index: int | None = None,
+    ) -> None:
+        """Add one trial."""
+        key = make_key(
+            "trial", CODE_VERSION, strategy.name, method.name, method.code_version, strategy.adapt.config,
+            task["key"], artifact,
+        )  # fmt: skip
+        args = task | {"artifact": artifact, "index": index}
+        where = "" if task["train_domain"] == "all" else f", trained on {task['train_domain']}"
+        name = f"{strategy.name}, {task['budget']} labels, repeat {task['repeat'] + 1}{where}"
+        self.put(Step(kind="trial", key=key, name=name, needs=tuple(dict.fromkeys(needs)), args=args))
+
+
+def step_folder(run: Path, step: Step) -> Path | None:
+    """Where a step leaves its record; None for steps that only fill the cache."""
+    if step.kind == "trial":
+        return run / "trials" / step.key
+    if step.kind in ("pixels", "features"):
+        return None
+    return run / "artifacts" / step.kind / step.key

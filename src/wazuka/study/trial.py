@@ -1,0 +1,155 @@
+"""One trial: fit (or read from the batched solve), predict the test rows, score them, keep what the report shows."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wazuka import adapt
+from wazuka.core.hashing import derive_seed
+from wazuka.core.records import write_table
+from wazuka.data.pixels import to_picture
+from wazuka.evaluate import intervals, predictions
+from wazuka.nn import predictors
+from wazuka.study import steps
+from wazuka.study.data import rows_hash, seen_table
+from wazuka.study.plan import Step, step_folder
+
+WORST = 8
+"""Worst errors whose pictures are kept with a trial."""
+THUMBNAIL = 128
+"""Side in pixels of a kept picture."""
+
+
+def run_trial(context: steps.Context, step: Step, settings: steps.Settings, folder: Path) -> dict[str, Any]:
+    """Run one trial into its folder and return its record's own entries."""
+    args, data = step.args, context.data
+    strategy = context.study.strategy(args["strategy"])
+    rows = steps.rows_of_task(context, args)
+    if args["artifact"] is None:
+        method = adapt.METHODS[strategy.adapt.name]
+        task = steps.adapt_task(context, args, settings)
+        runtime = steps.Runtime(device=settings.device, threads=settings.threads, folder=folder)
+        (fitted,) = method([task], config=strategy.adapt.config, runtime=runtime)
+        steps.save_fitted(context, fitted, folder, strategy=strategy, encoder=args["encoder"])
+    else:
+        solved = step_folder(context.run, context.plan.steps[args["artifact"]])
+        assert solved is not None
+        shutil.copytree(solved / "tasks" / str(args["index"]), folder, dirs_exist_ok=True)
+    predictor = predictors.load(folder)
+    kept = steps.load_fitted(folder)
+    probabilities = predict_rows(context, predictor, rows.test, args, settings)
+    table = predictions.make(
+        rows.test[["id", "patient", "domain", "test_domain", "label"]].assign(parent=rows.test.get("parent")),
+        probabilities,
+        classes=data.classes,
+        positive=None if data.positive is None else data.classes[data.positive],
+        threshold=kept["threshold"],
+    )
+    write_table(folder / "predictions.parquet", table)
+    write_table(folder / "seen.parquet", seen_table(rows.labeled, labeled=True))
+    agreement = rows.test.set_index("id")["unanimous"] if "unanimous" in rows.test else None
+    write_table(folder / "results.parquet", score(context, step, table, kept["threshold"], agreement))
+    worst = keep_worst(context, rows.test, table, probabilities, args, settings, folder)
+    return {
+        "strategy": strategy.name,
+        "budget": args["budget"],
+        "labels": args["labels"],
+        "repeat": args["repeat"],
+        "train_domain": args["train_domain"],
+        "local_labels": args["local_labels"],
+        "config": strategy,
+        "rows_hash": rows_hash(rows.labeled),
+        "split_hash": args["split_hash"],
+        "seed": args["seed"],
+        "threshold": kept["threshold"],
+        "notes": kept["notes"],
+        "curves": kept["curves"],
+        "inner_split": rows.inner_split,
+        "worst": worst,
+        "domains_tested": sorted(rows.test["domain"].dropna().unique().tolist()),
+    }
+
+
+def predict_rows(
+    context: steps.Context, predictor: Any, rows: pd.DataFrame, args: dict[str, Any], settings: steps.Settings
+) -> np.ndarray:
+    """Class probabilities (n, classes) of test rows, which may lie in the main or the test dataset."""
+    result = np.full((len(rows), len(context.data.classes)), np.nan)
+    for source in sorted(rows["source"].unique()):
+        here = (rows["source"] == source).to_numpy()
+        numbers = rows.loc[here, "row"].to_numpy(np.int64)
+        if args["features"]:
+            result[here] = predictor.predict_features(
+                np.asarray(steps._features(context, args["features"][source], settings)[numbers])
+            )
+        else:
+            cache = steps._pixels(context, args["pixels"][source], settings)
+            result[here] = predictor.predict_images(cache.images(numbers), device=settings.device)
+    assert np.isfinite(result).all(), "a predictor gave probabilities that are no numbers"
+    return result
+
+
+def score(
+    context: steps.Context, step: Step, table: pd.DataFrame, threshold: float, unanimous: pd.Series | None
+) -> pd.DataFrame:
+    """The trial's rows of `results.parquet`."""
+    args, data = step.args, context.data
+    return intervals.result_rows(
+        table,
+        strategy=args["strategy"],
+        budget=args["budget"],
+        labels=args["labels"],
+        repeat=args["repeat"],
+        train_domain=args["train_domain"],
+        split_hash=args["split_hash"],
+        trial=step.key,
+        local_labels=args["local_labels"],
+        classes=data.classes,
+        positive=None if data.positive is None else data.classes[data.positive],
+        threshold=threshold,
+        unanimous=unanimous,
+        seed=derive_seed(context.study.seed, "bootstrap", args["repeat"], args["train_domain"]),
+    )
+
+
+def keep_worst(
+    context: steps.Context,
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    probabilities: np.ndarray,
+    args: dict[str, Any],
+    settings: steps.Settings,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Keep small pictures of the most confident errors: a report can then be rebuilt without the images."""
+    from PIL import Image
+
+    labels = context.data.label_codes(rows)
+    chosen = table["predicted"].map({name: code for code, name in enumerate(context.data.classes)}).to_numpy()
+    sure = probabilities[np.arange(len(rows)), chosen]
+    wrong = np.flatnonzero(chosen != labels)
+    wrong = wrong[np.argsort(-sure[wrong], kind="stable")][:WORST]
+    kept = []
+    for number, position in enumerate(wrong):
+        row = rows.iloc[int(position)]
+        cache = steps._pixels(context, args["pixels"][int(row["source"])], settings)
+        picture = Image.fromarray(to_picture(cache.images(np.array([row["row"]])).batch(np.array([0]))[0], cache))
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        file = folder / "thumbnails" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        picture.save(file)
+        kept.append(
+            {
+                "id": row["id"],
+                "label": row["label"],
+                "predicted": context.data.classes[int(chosen[position])],
+                "probability": round(float(sure[position]), 4),
+                "file": f"thumbnails/{file.name}",
+            }
+        )
+    return kept

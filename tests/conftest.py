@@ -1,0 +1,27 @@
+"""Fixtures for the whole suite: the real data beside the checkout, an isolated cache and configuration folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; the test is skipped where it is absent (as in most checkouts)."""
+    folder = Path(os.environ.get("WAZUKA_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"the real data are not at {folder}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def isolated_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's own cache, configuration or hub folders."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("WAZUKA_CACHE", str(base / "cache"))
+    monkeypatch.setenv("WAZUKA_CONFIG", str(base / "config"))
+    monkeypatch.setenv("HF_HOME", str(base / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
