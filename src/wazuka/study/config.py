@@ -17,6 +17,7 @@ from wazuka import adapt, pretrain, synthesize
 from wazuka.core.config import build, read_yaml
 from wazuka.core.errors import ConfigError, unknown_name
 from wazuka.core.registry import Registry
+from wazuka.data.manifest import Task
 from wazuka.data.transform import ImageTransform
 
 METRICS = (
@@ -124,7 +125,7 @@ class Study:
 
     name: str
     dataset: str
-    task: str | None = None
+    task: Task | None = None
     """None: the dataset's own task."""
     budgets: tuple[str, ...]
     repeats: int

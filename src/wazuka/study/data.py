@@ -7,15 +7,15 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from wazuka.core.errors import ConfigError, DataError, NotEnoughData
 from wazuka.core.hashing import hash_strings
-from wazuka.data import budgets, splits
-from wazuka.data.manifest import Dataset, load
+from wazuka.data import budgets, splits, votes
+from wazuka.data.manifest import Dataset, Task, load
 from wazuka.study.config import Study
 
 TEST_PREFIX = "test-dataset/"
@@ -36,7 +36,7 @@ class StudyData:
 
     datasets: tuple[Dataset, ...]
     table: pd.DataFrame
-    task: str
+    task: Task
     classes: tuple[str, ...]
     left_out: dict[str, int]
 
@@ -133,11 +133,18 @@ def _rows(dataset: Dataset, source: int, study: Study) -> pd.DataFrame:
         raise DataError(
             f"Label `{unknown[0]}` in {dataset.folder} is not among the classes of dataset.yaml; add it there."
         )
-    if "votes" in dataset.card.imported:
-        from wazuka.data.votes import unanimous
-
-        table["unanimous"] = unanimous(usable, dataset.card)
+    if dataset.card.imported.get("votes"):
+        table["agreement"] = _agreement(usable, dataset)
     return table
+
+
+def _agreement(usable: pd.DataFrame, dataset: Dataset) -> np.ndarray:
+    """Share of the annotators who gave the row's label; NaN for a row without votes or label."""
+    shares = votes.soft_labels(usable, dataset.card)
+    codes = pd.Categorical(usable["label"], categories=list(dataset.card.classes)).codes
+    agreed = np.where(codes >= 0, shares[np.arange(len(usable)), np.maximum(codes, 0)], np.nan)
+    agreed[~votes.voted(usable, dataset.card)] = np.nan
+    return np.where(agreed == 0, np.finfo(float).tiny, agreed)  # outvoted by all: disputed, and above 0 as scores need
 
 
 def _check_fit(main: Dataset, other: Dataset) -> None:
@@ -170,8 +177,8 @@ def _check_overlap(main: Dataset, other: Dataset, table: pd.DataFrame, extra: pd
 
 def _one_salt(main: Dataset, other: Dataset) -> bool:
     """Patients can be compared between two datasets only where one salt made both their pseudonyms."""
-    salt = main.card.imported.get("salt_id")
-    return salt is not None and salt == other.card.imported.get("salt_id")
+    salt = main.card.imported.get("salt")
+    return salt is not None and salt == other.card.imported.get("salt")
 
 
 def make_splits(study: Study, data: StudyData) -> pd.DataFrame:
@@ -190,6 +197,15 @@ def make_splits(study: Study, data: StudyData) -> pd.DataFrame:
         seed=study.seed,
         task=data.task,
     )
+
+
+def split_groups(table: pd.DataFrame) -> dict[tuple[int, str], pd.DataFrame]:
+    """Rows of `splits.parquet` by (repeat, train domain)."""
+    found = {}
+    for key, rows in table.groupby(["repeat", "train_domain"], sort=True, observed=True):
+        repeat, domain = cast("tuple[int, str]", key)
+        found[int(repeat), str(domain)] = rows
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from wazuka.core.progress import say
 from wazuka.core.records import is_finished, out_of_space
 from wazuka.data import decode
 from wazuka.data.manifest import Dataset
-from wazuka.nn import backbones, features
+from wazuka.nn import encoders, features
 from wazuka.study.config import Study
 from wazuka.study.data import StudyData
 from wazuka.study.plan import Plan, step_folder
@@ -62,7 +62,7 @@ def estimate(
             seconds += len(dataset.usable) * per_image[dataset.folder] / max(1, settings.workers)
         elif step.kind == "features":
             args = plan.steps[step.args["pixels"]].args
-            encoder = backbones.from_spec(plan.steps[step.args["encoder"]].args["backbone"])
+            encoder = encoders.from_spec(plan.steps[step.args["encoder"]].args["backbone"])
             count = len(data.datasets[args["source"]].usable)
             seconds += count * _speed(speeds, encoder, args["image"]["size"], settings)
             disk += count * encoder.feature_dim * 4 / 2**20
@@ -72,7 +72,7 @@ def estimate(
             seconds += PROBE_SECONDS / workers
             continue
         strategy = study.strategy(step.args["strategy"])
-        encoder = backbones.from_spec(plan.steps[step.args["encoder"]].args["backbone"])
+        encoder = encoders.from_spec(plan.steps[step.args["encoder"]].args["backbone"])
         each = _speed(speeds, encoder, strategy.image.size, settings)
         config = strategy.adapt.config
         batch = getattr(config, "batch", 32)

@@ -17,7 +17,8 @@ from wazuka import adapt, pretrain
 from wazuka.core.hashing import derive_seed, make_key
 from wazuka.core.records import clear_unfinished, finish, is_finished, read_json, write_table
 from wazuka.data import budgets, splits
-from wazuka.nn import backbones, features, predictors
+from wazuka.nn import features, predictors
+from wazuka.nn.encoders import Encoder
 from wazuka.nn.measure import measure
 from wazuka.study import steps
 from wazuka.study.data import rows_hash, seen_table
@@ -99,7 +100,7 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
         "threshold": fitted.threshold,
         "rows_hash": rows_hash(rows),
         "fingerprint": data.main.card.fingerprint,
-        "salt_id": data.main.card.imported.get("salt_id"),
+        "salt": data.main.card.imported.get("salt"),
         "backbone": {"name": encoder.name, "license": encoder.license, "commercial_use": encoder.commercial_use},
         **dataclasses.asdict(speed),
         "seed": seed,
@@ -112,7 +113,7 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
     return read_json(folder / "record.json")
 
 
-def _encoder_of(context: steps.Context, strategy: str) -> backbones.Encoder:
+def _encoder_of(context: steps.Context, strategy: str) -> Encoder:
     """The strategy's backbone before any pretraining, as its trials had it."""
     trial = next(one for one in context.plan.trials if one.args["strategy"] == strategy)
     first = context.plan.steps[trial.args["encoder"]]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from wazuka import audit
 from wazuka.audit.groups import infer_groups
@@ -23,7 +24,6 @@ from wazuka.core.hashing import derive_seed
 from wazuka.data.manifest import Dataset
 from wazuka.data.pixels import build_pixels
 from wazuka.data.transform import ImageTransform
-from wazuka.evaluate.classification import auroc
 from wazuka.nn import backbones, features
 from wazuka.training.logistic import Problem, solve
 
@@ -49,10 +49,10 @@ def certify(dataset: Dataset, tables: audit.Tables, *, cache: Path, threads: int
     labeled = usable["label"].notna().to_numpy()
     if usable.loc[labeled, "label"].nunique() < 2:
         return None
-    groups, evidence = infer_groups(tables)
-    group = groups.reindex(usable["id"]).to_numpy()
+    inferred = infer_groups(tables)
+    group = inferred.group.reindex(usable["id"]).to_numpy()
     rows = _sample(np.flatnonzero(labeled), group, seed=derive_seed(0, "leakage sample", dataset.card.fingerprint))
-    found: dict[str, Any] = {"evidence": evidence, "groups": len(set(group[rows])), "images": len(rows)}
+    found: dict[str, Any] = {"evidence": inferred.evidence, "groups": len(set(group[rows])), "images": len(rows)}
     if found["groups"] == len(rows):
         reason = "every image is its own group: no patient column, and no shared origin was found"
         return found | {"inflation": None, "verdict": f"not applicable: {reason}"}
@@ -122,8 +122,9 @@ def _grouped_test(codes: np.ndarray, labels: np.ndarray, rng: np.random.Generato
 
 def _score(inputs: np.ndarray, labels: np.ndarray, classes: int, test: np.ndarray) -> float:
     """AUROC (macro one-versus-rest) of the probe trained on the rest."""
-    problem = Problem(inputs[~test], labels[~test], n_classes=classes)
-    probabilities = solve([problem], [PENALTY]).probabilities(0, 0, inputs[test])
+    problem = Problem(features=inputs[~test], labels=labels[~test], n_classes=classes)
+    (solution,) = solve([problem], [PENALTY])
+    probabilities = solution.predict(inputs[test])[0]
     if classes == 2:
-        return float(auroc(probabilities[:, 1], labels[test] == 1))
-    return float(np.mean([auroc(probabilities[:, one], labels[test] == one) for one in range(classes)]))
+        return float(roc_auc_score(labels[test] == 1, probabilities[:, 1]))
+    return float(np.mean([roc_auc_score(labels[test] == one, probabilities[:, one]) for one in range(classes)]))

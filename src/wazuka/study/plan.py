@@ -20,7 +20,8 @@ from wazuka.core.progress import say
 from wazuka.data import budgets, pixels, splits, transform
 from wazuka.data.transform import ImageTransform
 from wazuka.nn import backbones, features
-from wazuka.nn.backbones import Encoder
+from wazuka.nn.encoders import Encoder
+from wazuka.study import data as study_data
 from wazuka.study.config import Strategy, Study, to_mapping
 from wazuka.study.data import StudyData
 
@@ -114,10 +115,7 @@ class _Planner:
     def __init__(self, study: Study, data: StudyData, split_table: pd.DataFrame) -> None:
         self.study, self.data = study, data
         self.steps: dict[str, Step] = {}
-        self.groups = {
-            (int(repeat), str(domain)): rows
-            for (repeat, domain), rows in split_table.groupby(["repeat", "train_domain"], sort=True, observed=True)
-        }
+        self.groups = study_data.split_groups(split_table)
         self.split_hashes = {key: splits.split_hash(rows) for key, rows in self.groups.items()}
         self.domains = sorted({domain for _, domain in self.groups})
         self.encoders: dict[tuple[str, str], Encoder] = {}

@@ -18,16 +18,15 @@ from wazuka.core.errors import ArtifactError, DataError
 from wazuka.core.hashing import derive_seed
 from wazuka.core.progress import say, track
 from wazuka.core.records import finish, read_json, read_table, write_table, write_text
-from wazuka.data import decode, pixels
+from wazuka.data.importers.listing import ImportOptions
+from wazuka.data.importing import import_dataset
 from wazuka.data.manifest import Dataset, load
+from wazuka.data.pixels import build_pixels
 from wazuka.data.transform import ImageTransform, TrainedOn
 from wazuka.data.views import Images
 from wazuka.evaluate import intervals, predictions
 from wazuka.nn import predictors
 from wazuka.study.steps import Settings
-
-BATCH = 256
-"""Images decoded and predicted at a time: bounds the memory for any number of files."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Model:
     @property
     def trained_on(self) -> TrainedOn:
         """Range of sizes and spacings it was trained on."""
-        return TrainedOn.from_json(self.facts["trained_on"])
+        return TrainedOn(**self.facts["trained_on"])
 
 
 def open_model(path: Path) -> Model:
@@ -66,16 +65,6 @@ def open_model(path: Path) -> Model:
     raise ArtifactError(f"{path} holds no model; give a run folder, a folder under its trials/, or its final/.")
 
 
-@dataclass(frozen=True)
-class _New:
-    """One new image: where it is and, if it cannot be used, why."""
-
-    id: str
-    path: Path
-    frame: int | None
-    reason: str | None = None
-
-
 def predict(
     model: Model, source: Path, *, out: Path, settings: Settings, explain: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -83,48 +72,42 @@ def predict(
 
     Args:
         model: From `open_model`.
-        source: An image, a folder of images or volumes, or a dataset folder.
+        source: An image, a folder of images or volumes, or a dataset folder. A model trained on patches cuts the same
+            patches and adds their means per image (`predictions_parent.csv`).
         out: Folder for the tables (and `explanations/`); must be new or empty.
-        settings: Device and threads.
-        explain: Whether to write a heat map beside each image: how much the probability of the predicted class falls
-            when a part is covered.
+        settings: Cache, device and threads.
+        explain: Whether to draw, per image, how much the probability of the predicted class falls when a part of the
+            image is covered.
 
     Returns:
-        The predictions and the refused images.
+        The predictions and the refused images (`id, reason`).
 
     Raises:
         DataError: If there is no image, or none can be used.
     """
     _check_out(out)
-    found = _images_in(Path(source))
-    if not found:
+    dataset = _as_dataset(model, Path(source), out / "dataset", settings)
+    rows, refusals = fitting_rows(model, dataset)
+    if rows.empty:
         raise DataError(
-            f"{source} holds no image that Wazuka can read; give an image, a folder of images or a dataset."
+            f"None of the {len(refusals)} images of {source} fits the model; the first: {refusals['reason'].iloc[0]}."
         )
-    tables, refused = [], []
-    for start in track(range(0, len(found), BATCH), "Predicting"):
-        table, bad = _predict_batch(model, found[start : start + BATCH], out, settings, explain)
-        tables.append(table)
-        refused += bad
-    refusals = pd.DataFrame([{"id": one.id, "reason": one.reason} for one in refused], columns=["id", "reason"])
-    table = (
-        pd.concat([one for one in tables if len(one)], ignore_index=True) if any(map(len, tables)) else pd.DataFrame()
+    cache = build_pixels(
+        dataset, model.transform, cache=Path(settings.cache), workers=settings.workers, on_misfit="record"
     )
-    if table.empty:
-        raise DataError(f"None of the {len(found)} images under {source} can be used; the first: {refused[0].reason}.")
+    images = cache.images(rows.index.to_numpy(np.int64))
+    table = _table(
+        model, rows.assign(label=None, test_domain=None), model.predictor.predict_images(images, device=settings.device)
+    )
     write_table(out / "predictions.parquet", table)
     write_text(out / "predictions.csv", table.to_csv(index=False))
     write_text(out / "refused.csv", refusals.to_csv(index=False))
-    finish(
-        out,
-        {
-            "schema": 1,
-            "step": "predict",
-            "model": model.facts["provenance"],
-            "images": len(table),
-            "refused": len(refusals),
-        },
-    )
+    if table["parent"].notna().any():
+        write_text(out / "predictions_parent.csv", _means(table, "parent").to_csv(index=False))
+    if explain:
+        _explain(model, images, table, out / "explanations", settings)
+    record = {"schema": 1, "step": "predict", "images": len(table), "refused": len(refusals)}
+    finish(out, record | {"model": model.facts["provenance"]})
     return table, refusals
 
 
@@ -136,111 +119,53 @@ def _check_out(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _images_in(source: Path) -> list[_New]:
-    """All images under a path, volumes by slice; unreadable ones with their reason."""
+def _as_dataset(model: Model, source: Path, folder: Path, settings: Settings) -> Dataset:
+    """New files take the path of every import: checked, measured, quarantined with a reason, cut as in training."""
     if (source / "dataset.yaml").is_file():
-        dataset = load(source)
-        rows = dataset.usable
-        return [
-            _New(str(name), dataset.path_of(path), None if pd.isna(frame) else int(frame))
-            for name, path, frame in zip(rows["id"], rows["path"], rows["frame"], strict=True)
+        return load(source)
+    patches = model.facts.get("patches") or {}
+    options = ImportOptions(kind="images", max_corrupt=100, patch=patches.get("patch"), stride=patches.get("stride"))
+    return import_dataset(source, folder, options=options, workers=settings.workers)
+
+
+def fitting_rows(model: Model, dataset: Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Usable rows that fit the model (index: row of the pixel cache), and `id, reason` of all others."""
+    manifest = dataset.manifest
+    bad = manifest.loc[manifest["status"] == "quarantined", ["id", "reason"]]
+    rows = dataset.usable
+    color, needs_color = dataset.card.intensity, model.facts["intensity"]
+    if color != needs_color:
+        why = f"has {color} pixels, but the model was trained on {needs_color}"
+        reasons: list[str | None] = [why] * len(rows)
+    else:
+        side = rows["patch_px"] if "patch_px" in rows else pd.Series(pd.NA, index=rows.index)
+        reasons = [
+            model.transform.misfit(
+                int(height if pd.isna(patch) else patch),
+                int(width if pd.isna(patch) else patch),
+                None if spacing is None else tuple(spacing),
+                trained_on=model.trained_on,
+            )
+            for height, width, spacing, patch in zip(
+                rows["height"], rows["width"], rows["spacing_mm"], side, strict=True
+            )
         ]
-    if not source.exists():
-        raise DataError(f"{source} does not exist; give an image, a folder of images or a dataset.")
-    files = [source] if source.is_file() else sorted(one for one in source.rglob("*") if one.is_file())
-    found: list[_New] = []
-    for file in files:
-        if file.name.startswith(".") or (source.is_dir() and not decode.is_image_name(file)):
-            continue
-        name = file.relative_to(source).as_posix() if source.is_dir() else file.name
-        try:
-            info = decode.probe(file)
-        except decode.DecodeError as error:
-            found.append(_New(name, file, None, str(error)))
-            continue
-        frames = [None] if info.frames is None else range(info.frames)
-        found += [_New(name if one is None else f"{name}#{one:04d}", file, one) for one in frames]
-    return found
+    refused = np.array([one is not None for one in reasons], bool)
+    misfits = pd.DataFrame({"id": rows.loc[refused, "id"], "reason": [one for one in reasons if one is not None]})
+    refusals = pd.concat([bad, misfits], ignore_index=True)
+    return rows[~refused], refusals
 
 
-def _predict_batch(
-    model: Model, batch: list[_New], out: Path, settings: Settings, explain: bool
-) -> tuple[pd.DataFrame, list[_New]]:
-    """Decode, transform and predict some images; those that do not fit come back with their reason."""
-    images: list[np.ndarray] = []
-    spacings: list[Any] = []
-    good: list[_New] = []
-    refused = [one for one in batch if one.reason is not None]
-    for one in batch:
-        if one.reason is not None:
-            continue
-        try:
-            info = decode.probe(one.path)
-            (image,) = decode.decode(one.path, [one.frame])
-        except (decode.DecodeError, OSError) as error:
-            refused.append(_New(one.id, one.path, one.frame, str(error)))
-            continue
-        spacing = info.spacing_mm
-        why = _kind_misfit(image, model.facts["intensity"]) or model.transform.misfit(
-            image.shape[0], image.shape[1], spacing, trained_on=model.trained_on
-        )
-        if why:
-            refused.append(_New(one.id, one.path, one.frame, why))
-            continue
-        images.append(image)
-        spacings.append(spacing)
-        good.append(one)
-    if not good:
-        return pd.DataFrame(), refused
-    array = pixels.render(images, spacings, model.transform, intensity=model.facts["intensity"])
-    with _as_images(array) as view:
-        probabilities = model.predictor.predict_images(view, device=settings.device)
-        if explain:
-            _explain(model, view, good, out / "explanations", settings)
-    names = [one.id for one in good]
-    frame = pd.DataFrame(
-        {"id": names, "patient": names, "domain": None, "test_domain": None, "label": None, "parent": None}
-    )
-    return _table(model, frame, probabilities), refused
+def _means(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Mean probabilities per image (or patient) of several rows."""
+    names = [name for name in table.columns if name.startswith(predictions.PREFIX)]
+    return table.groupby(column, sort=True)[names].mean().assign(rows=table.groupby(column).size()).reset_index()
 
 
-def _kind_misfit(image: np.ndarray, intensity: str) -> str | None:
-    """Pixels of another kind than the model's give no meaningful score."""
-    kinds = {
-        "rgb8": ("uint8", 3),
-        "gray8": ("uint8", None),
-        "ultrasound": ("uint8", None),
-        "hounsfield": ("int16", None),
-    }
-    dtype, channels = kinds.get(intensity, (None, None))
-    if dtype is not None and image.dtype != dtype:
-        return f"pixels are {image.dtype}, the model needs {intensity} ({dtype})"
-    if channels == 3 and image.ndim != 3:
-        return "the image is gray, the model needs color"
-    return None
-
-
-class _as_images:  # noqa: N801  (a context manager read as a word)
-    """Give an in-memory batch the form of a pixel cache, in a temporary file that is gone afterwards."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-
-    def __enter__(self) -> Images:
-        import tempfile
-
-        self.folder = tempfile.TemporaryDirectory(prefix="wazuka-")
-        path = Path(self.folder.name) / "images.npy"
-        np.save(path, self.array)
-        return Images(path, np.arange(len(self.array)))
-
-    def __exit__(self, *_: object) -> None:
-        self.folder.cleanup()
-
-
-def _table(model: Model, frame: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
-    return predictions.make(
-        frame,
+def _table(model: Model, rows: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+    frame = rows[["id", "patient", "domain", "test_domain", "label"]].assign(parent=rows.get("parent"))
+    return predictions.make_predictions(
+        frame.reset_index(drop=True),
         probabilities,
         classes=tuple(model.predictor.classes),
         positive=model.facts["positive"],
@@ -248,13 +173,13 @@ def _table(model: Model, frame: pd.DataFrame, probabilities: np.ndarray) -> pd.D
     )
 
 
-def _explain(model: Model, view: Images, rows: list[_New], folder: Path, settings: Settings) -> None:
+def _explain(model: Model, images: Images, table: pd.DataFrame, folder: Path, settings: Settings) -> None:
     from wazuka.nn.explain import explanation_picture
 
     folder.mkdir(parents=True, exist_ok=True)
-    for number, one in enumerate(rows):
-        picture = explanation_picture(model.predictor, view.take(np.array([number])), device=settings.device)
-        picture.save(folder / (one.id.replace("/", "__").replace("#", "_") + ".png"))
+    for number, name in enumerate(track(table["id"], "Explaining", len(table))):
+        picture = explanation_picture(model.predictor, images.take(np.array([number])), device=settings.device)
+        picture.save(folder / (name.replace("/", "__").replace("#", "_") + ".png"))
 
 
 def evaluate_model(model: Model, dataset: Dataset, *, out: Path, settings: Settings) -> pd.DataFrame:
@@ -277,18 +202,17 @@ def evaluate_model(model: Model, dataset: Dataset, *, out: Path, settings: Setti
     rows = rows[rows["label"].notna()]
     if rows.empty:
         raise DataError(f"Dataset {dataset.folder} has no labels; use `wazuka predict` for images without labels.")
-    misfits = [
-        model.transform.misfit(int(h), int(w), None if s is None else tuple(s), trained_on=model.trained_on)
-        for h, w, s in zip(rows["height"], rows["width"], rows["spacing_mm"], strict=True)
-    ]
-    refused = np.array([one is not None for one in misfits])
-    if refused.all():
-        raise DataError(f"No image of {dataset.folder} fits the model; the first: {misfits[0]}.")
-    rows = rows[~refused]
-    cache = pixels.build_pixels(dataset, model.transform, cache=Path(settings.cache), workers=settings.workers)
-    probabilities = model.predictor.predict_images(cache.images(rows.index.to_numpy(np.int64)), device=settings.device)
-    frame = rows[["id", "patient", "domain", "label"]].assign(test_domain="all", parent=rows.get("parent"))
-    table = _table(model, frame.reset_index(drop=True), probabilities)
+    fit, refusals = fitting_rows(model, dataset)
+    if fit.empty:
+        raise DataError(f"No image of {dataset.folder} fits the model; the first: {refusals['reason'].iloc[0]}.")
+    rows = rows[rows.index.isin(fit.index)]
+    cache = build_pixels(
+        dataset, model.transform, cache=Path(settings.cache), workers=settings.workers, on_misfit="record"
+    )
+    images = cache.images(rows.index.to_numpy(np.int64))
+    table = _table(
+        model, rows.assign(test_domain="all"), model.predictor.predict_images(images, device=settings.device)
+    )
     scores = intervals.result_rows(
         table,
         strategy=model.facts["provenance"]["strategy"],
@@ -306,10 +230,8 @@ def evaluate_model(model: Model, dataset: Dataset, *, out: Path, settings: Setti
     )
     write_table(out / "predictions.parquet", table)
     write_table(out / "results.parquet", scores)
-    write_text(
-        out / "summary.md", _summary(model, dataset, scores, int(refused.sum()), [one for one in misfits if one])
-    )
-    record = {"schema": 1, "step": "evaluate", "images": len(table), "refused": int(refused.sum())}
+    write_text(out / "summary.md", _summary(model, dataset, scores, refusals))
+    record = {"schema": 1, "step": "evaluate", "images": len(table), "refused": len(refusals)}
     finish(out, record | {"model": model.facts["provenance"], "dataset": dataset.card.fingerprint})
     return scores
 
@@ -329,8 +251,8 @@ def check_unseen(model: Model, dataset: Dataset) -> None:
             f"{images} images of {dataset.folder} were used to train this model; evaluate it on images it has not seen."
         )
     record = read_json(model.folder / "record.json")
-    salt = dataset.card.imported.get("salt_id")
-    if record.get("fingerprint") != dataset.card.fingerprint and (salt is None or record.get("salt_id") != salt):
+    salt = dataset.card.imported.get("salt")
+    if record.get("fingerprint") != dataset.card.fingerprint and (salt is None or record.get("salt") != salt):
         say("Patients cannot be compared with the model's (another salt or dataset): only images were.")
         return
     hashes = {hashlib.sha256(str(one).encode()).hexdigest() for one in rows["patient"].dropna().unique()}
@@ -341,17 +263,18 @@ def check_unseen(model: Model, dataset: Dataset) -> None:
         )
 
 
-def _summary(model: Model, dataset: Dataset, scores: pd.DataFrame, refused: int, reasons: list[str]) -> str:
+def _summary(model: Model, dataset: Dataset, scores: pd.DataFrame, refusals: pd.DataFrame) -> str:
     """A page to read: overall scores with intervals."""
     lines = [f"# {model.facts['provenance']['strategy']} on {dataset.card.name}", ""]
     if dataset.card.simulated or model.facts.get("simulated"):
         lines += ["**Simulated data.** No figure on this page says anything about patients.", ""]
     overall = scores[(scores["class"] == "") & (scores["test_domain"] == "all")]
     lines += ["| metric | value | 95 % interval | patients | images |", "|---|---|---|---|---|"]
-    for row in overall.itertuples():
-        value = "undefined" if pd.isna(row.value) else f"{row.value:.3f}"
-        bounds = "" if pd.isna(row.low) else f"{row.low:.3f} to {row.high:.3f}"
-        lines.append(f"| {row.metric} | {value} | {bounds} | {row.n_patients} | {row.n_images} |")
-    if refused:
-        lines += ["", f"{refused} images were refused, the first because: {reasons[0]}."]
+    for row in overall.to_dict("records"):
+        value = "undefined" if pd.isna(row["value"]) else f"{row['value']:.3f}"
+        bounds = "" if pd.isna(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
+        lines.append(f"| {row['metric']} | {value} | {bounds} | {row['n_patients']} | {row['n_images']} |")
+    if len(refusals):
+        first = refusals.iloc[0]
+        lines += ["", f"{len(refusals)} images were refused, the first, {first['id']}: {first['reason']}."]
     return "\n".join(lines) + "\n"

@@ -60,5 +60,5 @@ def _comparable(folder: Path, data: StudyData) -> bool:
     record = read_json(folder / "record.json") if (folder / "record.json").is_file() else {}
     if record.get("fingerprint") in data.fingerprint:
         return True
-    salts = {one.card.imported.get("salt_id") for one in data.datasets} - {None}
-    return record.get("salt_id") in salts
+    salts = {one.card.imported.get("salt") for one in data.datasets} - {None}
+    return record.get("salt") in salts

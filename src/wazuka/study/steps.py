@@ -36,13 +36,14 @@ from wazuka.core.records import (
     write_json,
     write_table,
 )
+from wazuka.data.manifest import load
 from wazuka.data.pixels import PixelCache, build_pixels
-from wazuka.data.transform import ImageTransform
+from wazuka.data.transform import ImageTransform, TrainedOn
 from wazuka.data.views import Images, LabeledImages
-from wazuka.nn import backbones, features, predictors
-from wazuka.nn.backbones import Encoder
+from wazuka.nn import encoders, features, predictors
+from wazuka.nn.encoders import Encoder
 from wazuka.study.config import Strategy, Study, resolve_study
-from wazuka.study.data import StudyData, TrialRows, load_study_data, rows_hash, seen_table, trial_rows
+from wazuka.study.data import StudyData, TrialRows, load_study_data, rows_hash, seen_table, split_groups, trial_rows
 from wazuka.study.plan import Plan, Step, step_folder
 from wazuka.training.roles import AdaptTask, Fitted, Runtime
 
@@ -89,17 +90,14 @@ def _open(run: str, stamp: tuple[float, float]) -> Context:
 
     study = resolve_study(read_yaml(folder / "study.yaml"), folder=folder, where=str(folder / "study.yaml"))
     table = read_table(folder / "splits.parquet")
-    groups = {
-        (int(r), str(d)): rows for (r, d), rows in table.groupby(["repeat", "train_domain"], sort=True, observed=True)
-    }
     plan = Plan.from_json(read_json(folder / "plan.json"))
-    return Context(folder, study, load_study_data(study), plan, groups)
+    return Context(folder, study, load_study_data(study), plan, split_groups(table))
 
 
 def open_run(run: Path) -> Context:
     """Open a run folder, once per process and content."""
     stamp = tuple((Path(run) / name).stat().st_mtime for name in ("study.yaml", "plan.json"))
-    return _open(str(run), stamp)  # type: ignore[arg-type]
+    return _open(str(run), (stamp[0], stamp[1]))
 
 
 def run_step(run: str, step_id: str, settings: Settings, *before: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +174,7 @@ def _record(context: Context, step: Step, settings: Settings, outcome: Any, *, s
         "inputs": list(step.needs),
         **own,
         "fingerprint": context.data.main.card.fingerprint,
-        "salt_id": context.data.main.card.imported.get("salt_id"),
+        "salt": context.data.main.card.imported.get("salt"),
         "versions": versions(),
         "device": settings.device,
         "threads": settings.threads,
@@ -206,7 +204,7 @@ def _encoder(context: Context, step_id: str) -> Encoder:
 
 @lru_cache(maxsize=8)
 def _load_encoder(folder: str) -> Encoder:
-    return backbones.load_encoder(Path(folder))
+    return encoders.load_encoder(Path(folder))
 
 
 def _pixels(context: Context, step_id: str, settings: Settings) -> PixelCache:
@@ -242,8 +240,8 @@ def _do_features(context: Context, step: Step, settings: Settings) -> None:
 def _do_encoder(context: Context, step: Step, settings: Settings) -> dict[str, Any]:
     folder = step_folder(context.run, step)
     assert folder is not None
-    encoder = backbones.from_spec(step.args["backbone"])
-    backbones.save_encoder(encoder, folder)
+    encoder = encoders.from_spec(step.args["backbone"])
+    encoders.save_encoder(encoder, folder)
     return {"backbone": encoder.name, "license": encoder.license, "commercial_use": encoder.commercial_use}
 
 
@@ -267,7 +265,7 @@ def _do_pretrain(context: Context, step: Step, settings: Settings) -> dict[str, 
         seed=step.args["seed"],
         runtime=_runtime(folder, settings),
     )
-    backbones.save_encoder(encoder, folder)
+    encoders.save_encoder(encoder, folder)
     write_table(folder / "seen.parquet", seen_table(rows, labeled=False))
     config = {"method": strategy.pretrain.name, "config": strategy.pretrain.config}
     return {"config": config, "rows_hash": rows_hash(rows, labeled=False), "seed": step.args["seed"], "notes": notes}
@@ -365,25 +363,29 @@ def save_fitted(context: Context, fitted: Fitted, folder: Path, *, strategy: Str
 
 def predictor_facts(data: StudyData, strategy: Strategy) -> dict[str, Any]:
     """What a predictor must know besides its weights: how images become its input, classes, provenance."""
-    usable = data.main.usable
-    spacing = [list(one[:2]) for one in usable["spacing_mm"] if one is not None and one[0]]
-    flat = np.asarray(spacing, float) if spacing else None
+    card = data.main.card
+    options = card.imported.get("options", {})
+    patches = {name: options[name] for name in ("patch", "stride") if name in options}
     return {
         "positive": None if data.positive is None else data.classes[data.positive],
         "image": strategy.image,
-        "intensity": data.main.card.intensity,
-        "trained_on": {
-            "height": [int(usable["height"].min()), int(usable["height"].max())],
-            "width": [int(usable["width"].min()), int(usable["width"].max())],
-            "spacing_mm": None if flat is None else [float(flat.min()), float(flat.max())],
-        },
-        "provenance": {
-            "dataset": data.main.card.name,
-            "fingerprint": data.main.card.fingerprint,
-            "strategy": strategy.name,
-        },
-        "simulated": data.main.card.simulated,
+        "intensity": card.intensity,
+        "trained_on": _trained_on(str(data.main.folder), card.fingerprint, strategy.image),
+        "patches": patches or None,
+        "provenance": {"dataset": card.name, "fingerprint": card.fingerprint, "strategy": strategy.name},
+        "simulated": card.simulated,
     }
+
+
+@lru_cache(maxsize=16)
+def _trained_on(folder: str, fingerprint: str, image: ImageTransform) -> TrainedOn:
+    """Sizes and spacings of a dataset's images (patches: of the patches), once per process."""
+    del fingerprint  # part of the key: a dataset folder made anew is another one
+    rows = load(Path(folder)).usable
+    if "patch_px" in rows:
+        side = rows["patch_px"].astype("Int64")
+        rows = rows.assign(height=side.fillna(rows["height"]), width=side.fillna(rows["width"]))
+    return image.trained_on(rows)
 
 
 def load_fitted(folder: Path) -> dict[str, Any]:

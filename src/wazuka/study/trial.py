@@ -43,7 +43,7 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
     predictor = predictors.load(folder)
     kept = steps.load_fitted(folder)
     probabilities = predict_rows(context, predictor, rows.test, args, settings)
-    table = predictions.make(
+    table = predictions.make_predictions(
         rows.test[["id", "patient", "domain", "test_domain", "label"]].assign(parent=rows.test.get("parent")),
         probabilities,
         classes=data.classes,
@@ -52,8 +52,7 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
     )
     write_table(folder / "predictions.parquet", table)
     write_table(folder / "seen.parquet", seen_table(rows.labeled, labeled=True))
-    agreement = rows.test.set_index("id")["unanimous"] if "unanimous" in rows.test else None
-    write_table(folder / "results.parquet", score(context, step, table, kept["threshold"], agreement))
+    write_table(folder / "results.parquet", score(context, step, table, kept["threshold"], agreement(rows.test)))
     worst = keep_worst(context, rows.test, table, probabilities, args, settings, folder)
     return {
         "strategy": strategy.name,
@@ -95,7 +94,7 @@ def predict_rows(
 
 
 def score(
-    context: steps.Context, step: Step, table: pd.DataFrame, threshold: float, unanimous: pd.Series | None
+    context: steps.Context, step: Step, table: pd.DataFrame, threshold: float, agreed: dict[str, float] | None
 ) -> pd.DataFrame:
     """The trial's rows of `results.parquet`."""
     args, data = step.args, context.data
@@ -112,9 +111,16 @@ def score(
         classes=data.classes,
         positive=None if data.positive is None else data.classes[data.positive],
         threshold=threshold,
-        unanimous=unanimous,
+        agreement=agreed,
         seed=derive_seed(context.study.seed, "bootstrap", args["repeat"], args["train_domain"]),
     )
+
+
+def agreement(rows: pd.DataFrame) -> dict[str, float] | None:
+    """Image id -> share of the annotators who gave its label, where every test image was voted on."""
+    if "agreement" not in rows or rows["agreement"].isna().any():
+        return None
+    return dict(zip(rows["id"], rows["agreement"], strict=True))
 
 
 def keep_worst(
