@@ -9,26 +9,11 @@ from typing import Any
 
 import typer
 
-from wazuka.core.errors import ConfigError
-
 
 def register(app: typer.Typer) -> None:
     """Add this file's verbs to the command line."""
     app.command(name="import")(import_verb)
     app.command()(check)
-
-
-def _classes(text: str | None) -> dict[int, str]:
-    """Read `1=cytoplasm,2=nucleus`."""
-    found: dict[int, str] = {}
-    for part in (text or "").split(","):
-        if not part.strip():
-            continue
-        value, equals, name = part.partition("=")
-        if not equals or not value.strip().isdigit() or not name.strip():
-            raise ConfigError(f"--mask-classes has `{part.strip()}`; write VALUE=NAME pairs, as 1=cytoplasm,2=nucleus.")
-        found[int(value)] = name.strip()
-    return found
 
 
 def import_verb(
@@ -52,7 +37,7 @@ def import_verb(
 
     Example: wazuka import mitosis/ --table mitosis/labels.csv --image image --label label --patient patient --out ds/
     """
-    from wazuka.data.importers.listing import ImportOptions
+    from wazuka.data.importers.listing import ImportOptions, parse_mask_classes
     from wazuka.data.importing import import_dataset
     from wazuka.study.check import tables_of
     from wazuka.study.sources import summary_lines
@@ -65,7 +50,7 @@ def import_verb(
         mask=mask,
         patient=patient,
         domain=domain,
-        mask_classes=_classes(mask_classes),
+        mask_classes=parse_mask_classes(mask_classes) if mask_classes else {},
         positive=positive,
         patch=patch,
         stride=stride,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,13 +64,15 @@ class StudyData:
         """Fingerprints of the datasets."""
         return [one.card.fingerprint for one in self.datasets]
 
-    def rows_of(self, ids: list[str]) -> pd.DataFrame:
+    def rows_of(self, ids: Sequence[str]) -> pd.DataFrame:
         """Table rows of these ids, in their order."""
-        return self._by_id.loc[ids].reset_index()
+        positions = self._ids.get_indexer(np.asarray(ids, object))
+        assert (positions >= 0).all(), "an id that the study does not have"
+        return self.table.iloc[positions].reset_index(drop=True)
 
     @cached_property
-    def _by_id(self) -> pd.DataFrame:
-        return self.table.set_index("id")
+    def _ids(self) -> pd.Index:
+        return pd.Index(self.table["id"].to_numpy(object))
 
     def label_codes(self, rows: pd.DataFrame) -> np.ndarray:
         """Class index per row, int64; -1 where there is no label."""
@@ -230,7 +233,7 @@ def trial_rows(data: StudyData, rows: pd.DataFrame, *, budget: str, train_domain
         budget: As written in the study.
         train_domain: `all`, a domain, or `not:` and a domain.
     """
-    labels = data.rows_of(rows["id"].tolist())["label"]
+    labels = data.rows_of(rows["id"].tolist()).set_index("id")["label"]
     selection = budgets.select(rows, budgets.parse(budget), labels=labels)
     labeled = data.rows_of(list(selection.ids))
     test = data.rows_of(rows.loc[rows["role"] == "test", "id"].tolist())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from wazuka.core.errors import WazukaError
 from wazuka.core.progress import say
@@ -117,7 +118,7 @@ def _decode_seconds(dataset: Dataset) -> float:
     began = time.perf_counter()
     for path, frame in zip(chosen["path"], chosen["frame"], strict=True):
         try:
-            decode.decode(dataset.path_of(path), [None if frame is None or frame != frame else int(frame)])
+            decode.decode(dataset.path_of(path), [None if pd.isna(frame) else int(frame)])
         except (decode.DecodeError, OSError, WazukaError):
             continue  # the pixel step reports what cannot be read; here only the time counts
     return (time.perf_counter() - began) / max(1, len(chosen))

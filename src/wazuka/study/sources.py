@@ -21,10 +21,9 @@ def as_dataset(source: Path, run: Path) -> Path:
         return source
     folder = run / "dataset"
     if (folder / "dataset.yaml").is_file():
-        root = Path(load(folder).card.imported.get("source_folder", load(folder).card.root))
-        wanted = source.resolve()
-        if wanted not in (root.resolve(), root.resolve().parent) and root.resolve() != wanted.parent:
-            raise ArtifactError(f"{folder} was imported from {root}, not from {wanted}; choose another --out.")
+        root = Path(load(folder).card.source)
+        if root != source.resolve():
+            raise ArtifactError(f"{folder} was imported from {root}, not from {source.resolve()}; choose another --out.")
         return folder
     dataset = import_dataset(source, folder, options=ImportOptions())
     for line in summary_lines(dataset):

@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable
@@ -150,7 +151,7 @@ def run_step(run: str, step_id: str, settings: Settings, *before: dict[str, Any]
 def _failed(error: Exception, folder: Path | None, step_id: str, run: str) -> dict[str, Any]:
     """Write `failure.json` for a step, so that its reason outlives the process, and return what the status says."""
     reason = str(error) if isinstance(error, WazukaError) else f"{type(error).__name__}: {error}"
-    reason = " ".join(reason.split())
+    reason = textwrap.shorten(" ".join(reason.split()), 300, placeholder=" ...")
     text = "".join(traceback.format_exception(error)).replace(str(run), "RUN")
     if folder is not None:
         try:
@@ -359,6 +360,14 @@ def save_fitted(context: Context, fitted: Fitted, folder: Path, *, strategy: Str
     extra = predictor_facts(context.data, strategy) | {"threshold": fitted.threshold}
     predictors.describe(folder, extra)
     write_json(folder / "fitted.json", {"threshold": fitted.threshold, "notes": fitted.notes, "curves": fitted.curves})
+
+
+def point_to_encoder(context: Context, folder: Path, encoder: str) -> None:
+    """Mend a predictor's relative path to its encoder after its folder was copied within the run."""
+    if "encoder_folder" in read_json(folder / predictors.FILE):
+        target = step_folder(context.run, context.plan.steps[encoder])
+        assert target is not None
+        predictors.describe(folder, {"encoder_folder": Path(os.path.relpath(target, folder)).as_posix()})
 
 
 def predictor_facts(data: StudyData, strategy: Strategy) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
         solved = step_folder(context.run, context.plan.steps[args["artifact"]])
         assert solved is not None
         shutil.copytree(solved / "tasks" / str(args["index"]), folder, dirs_exist_ok=True)
+        steps.point_to_encoder(context, folder, args["encoder"])
     predictor = predictors.load(folder)
     kept = steps.load_fitted(folder)
     probabilities = predict_rows(context, predictor, rows.test, args, settings)
