@@ -1,0 +1,1 @@
+"""Scores with their uncertainty, from tables of predictions: metrics, intervals, comparisons, learning curves, domains."""
