@@ -1,0 +1,1 @@
+"""Every network that an artifact can hold: backbones, their inputs and features, predictors, explanations."""

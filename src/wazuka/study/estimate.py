@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wazuka import adapt
 from wazuka.core.errors import WazukaError
 from wazuka.core.progress import say
 from wazuka.core.records import is_finished, out_of_space
@@ -27,6 +28,8 @@ from wazuka.study.steps import Settings
 
 FORWARD_PASSES_PER_TRAINING_STEP = 3.0
 """One forward and a backward pass that costs about two."""
+TRAINING_BATCH = 32
+"""Images whose activations are held at once, about sixty float32 copies of each."""
 SAMPLE_FILES = 8
 PROBE_SECONDS = 0.05
 """Exact solve of one budget of one repeat with its penalties and folds, a few hundred features."""
@@ -75,12 +78,16 @@ def estimate(
         strategy = study.strategy(step.args["strategy"])
         encoder = encoders.from_spec(plan.steps[step.args["encoder"]].args["backbone"])
         each = _speed(speeds, encoder, strategy.image.size, settings)
-        config = strategy.adapt.config
-        batch = getattr(config, "batch", 32)
-        count = getattr(config, "steps", None) or getattr(config, "epochs", 1) * -(-step.args["labels"] // batch)
-        seconds += FORWARD_PASSES_PER_TRAINING_STEP * count * batch * each / workers
+        method = adapt.METHODS[strategy.adapt.name]
+        if method.images_trained is None:
+            seconds += PROBE_SECONDS / workers
+            continue
+        images = method.images_trained(strategy.adapt.config, step.args["labels"])
+        seconds += FORWARD_PASSES_PER_TRAINING_STEP * images * each / workers
         disk += 4 * _parameters(encoder) / 2**20
-        memory = max(memory, 16 * _parameters(encoder) / 2**20 + batch * strategy.image.size**2 * 3 * 4 * 60 / 2**20)
+        memory = max(
+            memory, 16 * _parameters(encoder) / 2**20 + TRAINING_BATCH * strategy.image.size**2 * 3 * 4 * 60 / 2**20
+        )
     found = {
         "seconds": round(seconds, 1),
         "memory_mb": round((BASE_MEMORY_MB + memory) * max(1, workers), 0),

@@ -81,6 +81,8 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
         seed=seed,
         unlabeled=cache.images(_unlabeled(data)) if method.semi_supervised else None,
         features=found,
+        intensity=data.main.card.intensity,
+        window=chosen.image.window,
     )
     (fitted,) = method([task], config=chosen.adapt.config, runtime=runtime)
     fitted.predictor.save(folder, encoder_folder=None)  # self-contained: the folder can be moved and mailed

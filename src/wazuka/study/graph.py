@@ -46,7 +46,7 @@ def execute(
     rest = [one for one in waiting.values() if one.kind != "pixels"]
     if workers == 1 and scheduler is None:
         return statuses | _in_process(run, rest, dataclasses.replace(settings, workers=1), statuses)
-    with _client(workers, scheduler, settings) as client:
+    with _client(workers, scheduler, settings) as client, client.as_current():
         return statuses | _on_dask(client, run, rest, dataclasses.replace(settings, workers=1), statuses)
 
 

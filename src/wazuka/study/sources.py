@@ -23,7 +23,9 @@ def as_dataset(source: Path, run: Path) -> Path:
     if (folder / "dataset.yaml").is_file():
         root = Path(load(folder).card.source)
         if root != source.resolve():
-            raise ArtifactError(f"{folder} was imported from {root}, not from {source.resolve()}; choose another --out.")
+            raise ArtifactError(
+                f"{folder} was imported from {root}, not from {source.resolve()}; choose another --out."
+            )
         return folder
     dataset = import_dataset(source, folder, options=ImportOptions())
     for line in summary_lines(dataset):

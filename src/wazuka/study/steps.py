@@ -337,6 +337,8 @@ def adapt_task(context: Context, task: dict[str, Any], settings: Settings) -> Ad
         seed=task["seed"],
         unlabeled=cache.images(others["row"].to_numpy(np.int64)) if method.semi_supervised else None,
         features=found,
+        intensity=context.data.main.card.intensity,
+        window=strategy.image.window,
     )
 
 

@@ -52,6 +52,8 @@ class AdaptTask:
         inner_split: Whether the budget allows choices on held-out parts of it (5 patients per class or more):
             cross-validated penalty and threshold, early stopping on `labeled.is_val`. Without it: fixed defaults.
         seed: Seed of all randomness of this trial.
+        intensity: Of the images, as in the dataset's card; with `window` it says how pixels become a network's input.
+        window: Window of Hounsfield units (`core.windows`), for CT.
     """
 
     name: str
@@ -63,6 +65,8 @@ class AdaptTask:
     seed: int
     unlabeled: Images | None = None
     features: np.ndarray | None = None
+    intensity: str = "rgb8"
+    window: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,8 @@ class Adapter:
         tasks: The tasks it can do.
         backbone_kinds: Encoder kinds it can work with; "onnx" and "features" only where the network stays frozen.
         cites: References as "Authors (year). Title. Venue. Identifier." for `wazuka cite`.
+        images_trained: `images_trained(config, labels) -> int`: images that one training passes forward and backward
+            through the network, for the estimate of time; None where no network is trained.
     """
 
     name: str
@@ -112,6 +118,7 @@ class Adapter:
     tasks: tuple[str, ...] = ("classification",)
     backbone_kinds: tuple[str, ...] = ("torch", "onnx")
     cites: tuple[str, ...] = ()
+    images_trained: Callable[[Any, int], int] | None = None
 
     def __call__(self, tasks: Sequence[AdaptTask], *, config: Any, runtime: Runtime) -> list[Fitted]:
         """Run the method and hold it to its side of the seam: one result per task."""
