@@ -85,16 +85,19 @@ class Goal:
             raise ValueError(f"`margin` is {self.margin}; give a number of 0 or more")
 
 
+Limit = float | Literal["waived"] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """Conditions a strategy must meet to be adopted; None is not asked for. `waived` in a study file lists none."""
+    """Conditions a strategy must meet to be adopted. None is not asked for; `waived` is asked for, set aside and said so."""
 
-    min_sensitivity: float | None = None
-    max_domain_gap: float | None = None
-    max_subgroup_gap: float | None = None
+    min_sensitivity: Limit = None
+    max_domain_gap: Limit = None
+    max_subgroup_gap: Limit = None
     memorization: Literal["pass", "waived"] | None = None
-    max_ms: float | None = None
-    max_memory_gb: float | None = None
+    max_ms: Limit = None
+    max_memory_gb: Limit = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ class StudyData:
 
     def rows_of(self, ids: Sequence[str]) -> pd.DataFrame:
         """Table rows of these ids, in their order."""
-        positions = self._ids.get_indexer(np.asarray(ids, object))
+        positions = self._ids.get_indexer(pd.Index(np.asarray(ids, object)))
         assert (positions >= 0).all(), "an id that the study does not have"
         return self.table.iloc[positions].reset_index(drop=True)
 
@@ -100,6 +100,8 @@ def load_study_data(study: Study) -> StudyData:
         extra = _rows(other, 1, study)
         _check_overlap(main, other, table, extra)
         extra["id"] = TEST_PREFIX + extra["id"]
+        if not _comparable(main, other):  # equal spelling is no equal patient between unrelated datasets
+            extra["patient"] = TEST_PREFIX + extra["patient"]
         table = pd.concat([table, extra], ignore_index=True)
         datasets.append(other)
     left_out = splits.small_classes(table, study.min_class_patients)
@@ -170,7 +172,7 @@ def _check_overlap(main: Dataset, other: Dataset, table: pd.DataFrame, extra: pd
         raise DataError(
             f"{same} images of the test dataset {other.folder} are also in {main.folder}; remove them there."
         )
-    if main.card.fingerprint == other.card.fingerprint or _one_salt(main, other):
+    if _comparable(main, other):
         shared = set(extra["patient"].dropna()) & set(table["patient"].dropna())
         if shared:
             raise DataError(
@@ -178,10 +180,12 @@ def _check_overlap(main: Dataset, other: Dataset, table: pd.DataFrame, extra: pd
             )
 
 
-def _one_salt(main: Dataset, other: Dataset) -> bool:
-    """Patients can be compared between two datasets only where one salt made both their pseudonyms."""
+def _comparable(main: Dataset, other: Dataset) -> bool:
+    """Whether equal patient ids are equal patients: within one dataset, or where one salt made the pseudonyms of both."""
     salt = main.card.imported.get("salt")
-    return salt is not None and salt == other.card.imported.get("salt")
+    return main.card.fingerprint == other.card.fingerprint or (
+        salt is not None and salt == other.card.imported.get("salt")
+    )
 
 
 def make_splits(study: Study, data: StudyData) -> pd.DataFrame:
@@ -276,6 +280,24 @@ def seen_table(rows: pd.DataFrame, *, labeled: bool) -> pd.DataFrame:
             "labeled": labeled,
         }
     )
+
+
+MOST_GROUPS = 20
+"""An attribute with more values than this (a file's number, a name) makes no subgroups."""
+
+
+def attributes(data: StudyData) -> pd.DataFrame:
+    """Attributes of the study's labeled images that make subgroups: `id` and one text column each."""
+    parts = []
+    for source, dataset in enumerate(data.datasets):
+        usable = dataset.usable
+        names = [one for one in dataset.card.attributes if one in usable and 2 <= usable[one].nunique() <= MOST_GROUPS]
+        part = usable[["id", *names]].astype("string")
+        part["id"] = (TEST_PREFIX if source else "") + part["id"]
+        parts.append(part)
+    table = pd.concat(parts, ignore_index=True)
+    labeled = data.table.loc[data.table["label"].notna(), "id"]
+    return table[table["id"].isin(labeled)].reset_index(drop=True)
 
 
 def describe(data: StudyData) -> dict[str, Any]:

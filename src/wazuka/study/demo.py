@@ -15,16 +15,18 @@ from wazuka.data.phantoms import make_clinic
 from wazuka.study.config import Study, resolve_study
 from wazuka.study.sources import summary_lines
 
-SIZE = 64
+SIZE = 96
 STRATEGIES: dict[str, Any] = {
-    "random-probe": {"backbone": "resnet18", "weights": "none", "adapt": "linear-probe"},
+    "random-probe": {"backbone": "resnet10t", "weights": "none", "adapt": "linear-probe"},
     "scratch": {
-        "backbone": "resnet18",
+        "backbone": "test_resnet.r160_in1k",
         "weights": "none",
-        "adapt": {"method": "finetune", "steps": 150, "batch": 16, "lr": 1e-3},
+        "adapt": {"method": "finetune", "steps": 150, "batch": 16, "lr": 2e-3},
         "repeats": 3,
     },
 }
+"""Networks small enough for a CPU and for a machine without any weights: a frozen one with random weights (texture is
+all that the simulated classes differ in) and one trained from scratch."""
 
 
 def demo_study(out: Path) -> Study:

@@ -38,8 +38,17 @@ BACKBONE, SIZE = "resnet18", 64
 """Randomly initialized and small: needs no weights, and sees texture well enough to show a leak."""
 
 
-def certify(dataset: Dataset, tables: audit.Tables, *, cache: Path, threads: int) -> dict[str, Any] | None:
+def certify(
+    dataset: Dataset, tables: audit.Tables, *, cache: Path, threads: int, matrix: np.ndarray | None = None
+) -> dict[str, Any] | None:
     """Infer the groups and measure the inflation.
+
+    Args:
+        dataset: Labeled, at least in part.
+        tables: Its tables.
+        cache: Cache folder.
+        threads: Decoding processes.
+        matrix: Features of all usable rows, (n, dim); None computes those of a small randomly initialized network.
 
     Returns:
         Plain values: `groups` (evidence, count, images), `naive`, `grouped` (mean AUROC), `inflation` (estimate, low,
@@ -52,16 +61,25 @@ def certify(dataset: Dataset, tables: audit.Tables, *, cache: Path, threads: int
     inferred = infer_groups(tables)
     group = inferred.group.reindex(usable["id"]).to_numpy()
     rows = _sample(np.flatnonzero(labeled), group, seed=derive_seed(0, "leakage sample", dataset.card.fingerprint))
-    found: dict[str, Any] = {"evidence": inferred.evidence, "groups": len(set(group[rows])), "images": len(rows)}
+    found: dict[str, Any] = {"evidence": _told(inferred.evidence), "groups": len(set(group[rows])), "images": len(rows)}
     if found["groups"] == len(rows):
         reason = "every image is its own group: no patient column, and no shared origin was found"
         return found | {"inflation": None, "verdict": f"not applicable: {reason}"}
-    pixels = build_pixels(dataset, ImageTransform(size=SIZE), cache=cache, workers=threads)
-    encoder = backbones.resolve(BACKBONE, weights="none", seed=0)
-    matrix = np.load(features.cached_features(pixels, encoder, cache=cache, device="cpu"), mmap_mode="r")
+    if matrix is None:
+        pixels = build_pixels(dataset, ImageTransform(size=SIZE), cache=cache, workers=threads, on_misfit="record")
+        bad = pixels.misfits.loc[pixels.misfits["what"] == "image", "row"]
+        rows = rows[~np.isin(rows, bad)]
+        encoder = backbones.resolve(BACKBONE, weights="none", seed=0)
+        matrix = np.load(features.cached_features(pixels, encoder, cache=cache, device="cpu"), mmap_mode="r")
     inputs = np.asarray(matrix[rows], np.float64)
     labels, classes = pd.factorize(usable["label"].to_numpy()[rows], sort=True)
     return found | _measure(inputs, labels, len(classes), group[rows])
+
+
+def _told(evidence: list[dict[str, str | int]]) -> str:
+    """What joined images, in words."""
+    parts = [f"{one['source']}: {one['groups']} groups with {one['images']} images" for one in evidence]
+    return "; ".join(parts) or "nothing joins any two images"
 
 
 def _sample(rows: np.ndarray, group: np.ndarray, *, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from wazuka import adapt, pretrain
 from wazuka.core.errors import ConfigError, NotEnoughData
 from wazuka.core.hashing import derive_seed, hash_strings, make_key
 from wazuka.core.progress import say
-from wazuka.data import budgets, pixels, splits, transform
+from wazuka.data import budgets, pixels, splits
 from wazuka.data.transform import ImageTransform
 from wazuka.nn import backbones, features
 from wazuka.nn.encoders import Encoder
@@ -169,7 +169,7 @@ class _Planner:
         """Steps that decode the datasets under one image transform."""
         found = []
         for source, dataset in enumerate(self.data.datasets):
-            key = make_key("pixels", dataset.card.fingerprint, image, transform.CODE_VERSION, pixels.CODE_VERSION)
+            key = pixels.pixels_key(dataset, image)
             args = {"source": source, "image": dataclasses.asdict(image)}
             found.append(self.put(Step(kind="pixels", key=key, name=f"pixels of {dataset.card.name}", args=args)))
         return found

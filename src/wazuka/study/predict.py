@@ -21,7 +21,7 @@ from wazuka.core.records import finish, read_json, read_table, write_table, writ
 from wazuka.data.importers.listing import ImportOptions
 from wazuka.data.importing import import_dataset
 from wazuka.data.manifest import Dataset, load
-from wazuka.data.pixels import build_pixels
+from wazuka.data.pixels import PixelCache, build_pixels
 from wazuka.data.transform import ImageTransform, TrainedOn
 from wazuka.data.views import Images
 from wazuka.evaluate import intervals, predictions
@@ -95,6 +95,7 @@ def predict(
     cache = build_pixels(
         dataset, model.transform, cache=Path(settings.cache), workers=settings.workers, on_misfit="record"
     )
+    rows, refusals = _without_misfits(cache, rows, refusals)
     images = cache.images(rows.index.to_numpy(np.int64))
     table = _table(
         model, rows.assign(label=None, test_domain=None), model.predictor.predict_images(images, device=settings.device)
@@ -156,6 +157,22 @@ def fitting_rows(model: Model, dataset: Dataset) -> tuple[pd.DataFrame, pd.DataF
     return rows[~refused], refusals
 
 
+def _without_misfits(
+    cache: PixelCache, rows: pd.DataFrame, refusals: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Refuse also what only the pixels showed, such as an image with NaN.
+
+    Raises:
+        DataError: If nothing is left.
+    """
+    bad = cache.misfits[(cache.misfits["what"] == "image") & cache.misfits["row"].isin(rows.index)]
+    refusals = pd.concat([refusals, bad[["id", "reason"]]], ignore_index=True)
+    rows = rows[~rows.index.isin(bad["row"])]
+    if rows.empty:
+        raise DataError(f"None of the {len(refusals)} images fits the model; the first: {refusals['reason'].iloc[0]}.")
+    return rows, refusals
+
+
 def _means(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """Mean probabilities per image (or patient) of several rows."""
     names = [name for name in table.columns if name.startswith(predictions.PREFIX)]
@@ -209,6 +226,7 @@ def evaluate_model(model: Model, dataset: Dataset, *, out: Path, settings: Setti
     cache = build_pixels(
         dataset, model.transform, cache=Path(settings.cache), workers=settings.workers, on_misfit="record"
     )
+    rows, refusals = _without_misfits(cache, rows, refusals)
     images = cache.images(rows.index.to_numpy(np.int64))
     table = _table(
         model, rows.assign(test_domain="all"), model.predictor.predict_images(images, device=settings.device)

@@ -109,12 +109,18 @@ def _check_folder(run: Path, key: str, study: Study, *, overwrite: bool) -> None
             "report.json",
             "summary.md",
             "data.json",
+            "attributes.parquet",
+            "report.joint.html",
+            "report.joint.ja.html",
             "plan.json",
         ):
             (run / name).unlink(missing_ok=True)
         return
     inside = {one.name for one in run.iterdir()} if run.is_dir() else set()
-    stranger = sorted(inside - {"dataset", ".lock", "study.yaml", "splits.parquet", "data.json", "artifacts", "trials"})
+    stranger = sorted(
+        inside
+        - {"dataset", ".lock", "study.yaml", "splits.parquet", "attributes.parquet", "data.json", "artifacts", "trials"}
+    )
     if stranger:
         raise ArtifactError(f"{run} is not empty and no run folder (it holds `{stranger[0]}`); choose another --out.")
     if inside - {"dataset", ".lock"} and not overwrite and study.name:
@@ -151,6 +157,7 @@ def run_study(
         plan, data, split_table = prepare(study, run, overwrite=overwrite)
         write_text(run / "study.yaml", yaml.safe_dump(to_mapping(study), sort_keys=False, allow_unicode=True))
         write_table(run / "splits.parquet", split_table)
+        write_table(run / "attributes.parquet", study_data.attributes(data))
         cost = estimate(study, data, plan, run=run, settings=settings, workers=workers)
         if (run / "plan.json").is_file():  # the first estimate stands in the report, not that of a resumed rest
             cost = read_json(run / "plan.json").get("estimate", cost)
@@ -161,6 +168,7 @@ def run_study(
         full = [one for one in statuses.values() if one["outcome"] == "no space"]
         if full:
             raise OutOfSpace(full[0]["reason"])
+        _certify(run, plan, data, settings)
         collect_results(run, plan)
     return _outcome(run, plan, statuses)
 
@@ -171,11 +179,27 @@ def _check_is_folder(run: Path) -> None:
 
 
 def _checks(data: study_data.StudyData) -> dict[str, Any]:
-    """The dataset's checks and leakage certificate, as the report shows them."""
+    """The dataset's checks; the leakage certificate follows once there are features to measure it with."""
     from wazuka.study.check import check_dataset
 
-    found = check_dataset(data.main, leakage=False)
-    return {"checks": found.checks, "leakage": found.leakage}
+    return {"checks": check_dataset(data.main, leakage=False).checks, "leakage": None}
+
+
+def _certify(run: Path, plan: Plan, data: study_data.StudyData, settings: Settings) -> None:
+    """Add the leakage certificate to `data.json`, measured on frozen features that the study has computed anyway."""
+    facts = read_json(run / "data.json")
+    step = next((one for one in plan.steps.values() if one.kind == "features"), None)
+    if facts["leakage"] is not None or step is None:
+        return
+    from wazuka.study import steps
+    from wazuka.study.check import tables_of
+    from wazuka.study.leakage import certify
+
+    matrix = steps._features(steps.open_run(run), step.id, settings)
+    found = certify(
+        data.main, tables_of(data.main), cache=Path(settings.cache), threads=settings.workers, matrix=matrix
+    )
+    write_json(run / "data.json", facts | {"leakage": found})
 
 
 def collect_results(run: Path, plan: Plan) -> pd.DataFrame:

@@ -13,8 +13,10 @@ from wazuka import adapt
 from wazuka.core.hashing import derive_seed
 from wazuka.core.records import write_table
 from wazuka.data.pixels import to_picture
+from wazuka.data.views import Images
 from wazuka.evaluate import intervals, predictions
 from wazuka.nn import predictors
+from wazuka.nn.measure import measure
 from wazuka.study import steps
 from wazuka.study.data import rows_hash, seen_table
 from wazuka.study.plan import Step, step_folder
@@ -55,7 +57,15 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
     write_table(folder / "seen.parquet", seen_table(rows.labeled, labeled=True))
     write_table(folder / "results.parquet", score(context, step, table, kept["threshold"], agreement(rows.test)))
     worst = keep_worst(context, rows.test, table, probabilities, args, settings, folder)
+    speed = {}
+    if context.study.gates.max_ms is not None and args["repeat"] == 0:
+        speed = {
+            "latency_ms": measure(
+                predictor, _some_images(context, rows.test, args, settings), device=settings.device
+            ).latency_ms
+        }
     return {
+        **speed,
         "strategy": strategy.name,
         "budget": args["budget"],
         "labels": args["labels"],
@@ -73,6 +83,13 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
         "worst": worst,
         "domains_tested": sorted(rows.test["domain"].dropna().unique().tolist()),
     }
+
+
+def _some_images(context: steps.Context, rows: pd.DataFrame, args: dict[str, Any], settings: steps.Settings) -> Images:
+    """Up to 32 test images, for timing."""
+    first = rows[rows["source"] == rows["source"].iloc[0]].head(32)
+    cache = steps._pixels(context, args["pixels"][int(first["source"].iloc[0])], settings)
+    return cache.images(first["row"].to_numpy(np.int64))
 
 
 def predict_rows(

@@ -1,0 +1,283 @@
+"""Linear probe: L2-regularized logistic regression on the frozen features of a backbone, solved exactly.
+
+Study file: `adapt: linear-probe`, or `adapt: {method: linear-probe, penalty: 0.01}`. Features are standardized on the
+rows of the budget (training and validation rows alike). All trials of a strategy are solved together by
+`training/logistic.py`, whose objective is scikit-learn's (C times the sum of log-losses plus half the squared weights).
+
+Penalty and threshold are chosen inside the budget where it allows (5 patients per class): patient-grouped, class-aware
+cross-validation, the penalty with the lowest mean out-of-fold log-loss (ties: the stronger), then the threshold with the
+highest balanced accuracy on the pooled out-of-fold probabilities. Elsewhere the fixed default and 0.5.
+
+The default grid: with weights of prior variance C, a logit of D standardized features has the prior standard deviation
+sqrt(C D). Half-decades from 3.2e-5 to 1 take it, for D of 256 to 2,048, from about 0.1 (nearly the class shares) to 16 and
+more (nearly a separation); the default 0.01 stands for 1.6 to 4.5, the range of logits between even and near-certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from wazuka.core.errors import DataError, NotEnoughData
+from wazuka.nn.predictors import LinearHead
+from wazuka.training.grouped_cv import Fold, make_folds
+from wazuka.training.logistic import TOLERANCE, Problem, Solution, solve
+from wazuka.training.roles import Adapter, AdaptTask, Fitted, Runtime
+from wazuka.training.thresholds import DEFAULT, choose_threshold
+
+DEFAULT_PENALTY = 0.01
+CV_TOLERANCE = 1e-10
+"""Relative gap of the solutions in cross-validation: log-losses to about six digits."""
+SAME_LOSS = 1e-6
+"""Relative difference below which two mean log-losses are a tie."""
+TASKS_AT_ONCE = 16
+"""Trials whose folds are held in memory together; changes no result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of `linear-probe`."""
+
+    penalty: float | None = None
+    """C, the weight of the data against the penalty (larger: weaker). Default: chosen among `penalties` where the budget
+    allows cross-validation, else 0.01."""
+    penalties: tuple[float, ...] = (3.2e-5, 1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1, 3.2e-1, 1.0)
+    """Values of C that cross-validation chooses from."""
+    folds: int = 5
+    """Folds of the cross-validation (fewer where there are fewer patients)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: each class weighs the same in the loss; the intercept is corrected afterwards, so that probabilities still
+    follow the classes' shares."""
+    precision: Literal["float64", "float32"] = "float64"
+    """Digits of the solution (see `tolerance`); the certificate is float64 in either case."""
+    tolerance: float | None = None
+    """Largest certified gap to the optimum, relative to the objective. Default: 1e-13 (float64), 1e-6 (float32)."""
+
+    def __post_init__(self) -> None:
+        given = self.penalties if self.penalty is None else (*self.penalties, self.penalty)
+        if not self.penalties or any(not 0 < one < float("inf") for one in given):
+            raise ValueError(f"`penalties` {list(given)} must be finite numbers above 0, at least one.")
+        if self.folds < 2:
+            raise ValueError(f"`folds` is {self.folds}; give 2 or more.")
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise ValueError(f"`tolerance` is {self.tolerance}; give a number between 0 and 1, as 1e-10.")
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What was settled inside one budget, and how."""
+
+    penalty: float
+    threshold: float
+    notes: dict[str, Any]
+    losses: list[tuple[float, float]]
+
+
+def fit(tasks: Sequence[AdaptTask], *, config: Config, runtime: Runtime) -> list[Fitted]:
+    """Fit the probes of all tasks; no task influences another's result.
+
+    Raises:
+        NotEnoughData: If a class has no row in a budget.
+        DataError: If features are missing or not finite (the row is named).
+    """
+    for task in tasks:
+        _check(task)
+    choices: list[_Choice] = []
+    for start in range(0, len(tasks), TASKS_AT_ONCE):
+        choices += _choose(tasks[start : start + TASKS_AT_ONCE], config, runtime)
+    problems = [_problem(task, config, penalties=(one.penalty,)) for task, one in zip(tasks, choices, strict=True)]
+    solutions = solve(
+        problems, (), precision=config.precision, tolerance=config.tolerance, device=_device(runtime.device)
+    )
+    fitted = []
+    for task, choice, solution in zip(tasks, choices, solutions, strict=True):
+        notes = _notes(task, config, solution) | choice.notes
+        if not solution.converged[0]:
+            runtime.say(f"{task.name}: the probe stopped at a relative gap of {solution.gap[0]:.1e}, see the record")
+        curves = {"out-of-fold log-loss by penalty": choice.losses} if choice.losses else {}
+        head = _to_head(task, solution)
+        notes["trained_params"] = head.trained_params
+        fitted.append(Fitted(predictor=head, threshold=choice.threshold, notes=notes, curves=curves))
+    return fitted
+
+
+def _device(device: str) -> str:
+    return device if device.startswith("cuda") else "cpu"
+
+
+def _check(task: AdaptTask) -> None:
+    """Refuse features that cannot be fitted; the error names the row."""
+    features = task.features
+    if features is None or features.ndim != 2 or len(features) != len(task.labeled):
+        shape = None if features is None else features.shape
+        raise DataError(f"Features of {task.name} have shape {shape}; give ({len(task.labeled)}, dim).")
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"Features of row {bad[0]} of {task.name} hold NaN or Inf ({len(bad)} such rows); check that image and the "
+            "backbone's weights."
+        )
+    shares = _shares(task)
+    for index, name in enumerate(task.classes):
+        if not shares[:, index].any():
+            raise NotEnoughData(
+                f"The budget of {task.name} has 0 images of class `{name}`; a probe needs one or more of each class."
+            )
+
+
+def _shares(task: AdaptTask) -> np.ndarray:
+    """Share of each class per row, (n, classes): the annotators' votes where they are given."""
+    if task.labeled.soft_labels is not None:
+        return np.asarray(task.labeled.soft_labels, dtype=np.float64)
+    return np.eye(len(task.classes))[task.labeled.labels]
+
+
+def _problem(
+    task: AdaptTask, config: Config, *, penalties: tuple[float, ...], rows: np.ndarray | None = None
+) -> Problem:
+    """The regression on some rows of a task; balanced class weights are those of these rows."""
+    assert task.features is not None
+    class_weights = None
+    if config.class_weights == "balanced":
+        shares = _shares(task) if rows is None else _shares(task)[rows]
+        class_weights = len(shares) / (len(task.classes) * shares.sum(0))
+    soft = task.labeled.soft_labels is not None
+    return Problem(
+        features=task.features,
+        labels=None if soft else task.labeled.labels,
+        soft_labels=_shares(task) if soft else None,
+        n_classes=len(task.classes),
+        rows=rows,
+        class_weights=class_weights,
+        penalties=penalties,
+    )
+
+
+def _choose(tasks: Sequence[AdaptTask], config: Config, runtime: Runtime) -> list[_Choice]:
+    """Settle penalty and threshold of each task; the folds of all tasks are solved together."""
+    folds: list[list[Fold]] = []
+    for task in tasks:
+        labels, patients = task.labeled.labels, task.labeled.patients
+        made = make_folds(labels, patients, folds=config.folds, seed=task.seed) if task.inner_split else []
+        folds.append(made)
+    grid = config.penalties if config.penalty is None else (config.penalty,)
+    usable = [[fold for fold in some if _can_fit(task, fold)] for task, some in zip(tasks, folds, strict=True)]
+    problems = [
+        _problem(task, config, penalties=tuple(sorted(grid)), rows=fold.train)
+        for task, some in zip(tasks, usable, strict=True)
+        for fold in some
+    ]
+    solutions = iter(
+        solve(problems, (), precision=config.precision, tolerance=_cv_tolerance(config), device=_device(runtime.device))
+    )
+    return [
+        _choose_one(task, config, made, [(fold, next(solutions)) for fold in some])
+        for task, made, some in zip(tasks, folds, usable, strict=True)
+    ]
+
+
+def _cv_tolerance(config: Config) -> float:
+    return max(CV_TOLERANCE, TOLERANCE[config.precision] if config.tolerance is None else config.tolerance)
+
+
+def _can_fit(task: AdaptTask, fold: Fold) -> bool:
+    """Whether every class has a row, or a share of a vote, among the fold's training rows."""
+    return len(fold.train) > 0 and bool((_shares(task)[fold.train].sum(0) > 0).all())
+
+
+def _choose_one(task: AdaptTask, config: Config, folds: list[Fold], solved: list[tuple[Fold, Solution]]) -> _Choice:
+    """Choose from the out-of-fold probabilities of one task."""
+    default = DEFAULT_PENALTY if config.penalty is None else config.penalty
+    notes: dict[str, Any] = {
+        "penalty": default,
+        "penalty_chosen_by": "fixed default" if config.penalty is None else "setting",
+        "threshold": "none: not a two-class task",
+    }
+    two = task.positive is not None and len(task.classes) == 2
+    if not solved:
+        why = "the budget allows no inner split" if not folds else "no fold has every class among its training rows"
+        notes["threshold"] = f"0.5: {why}" if two else notes["threshold"]
+        return _Choice(default, DEFAULT, notes | ({"folds": _fold_notes(folds, solved)} if folds else {}), [])
+    assert task.features is not None
+    rows = np.concatenate([fold.held_out for fold, _ in solved])
+    parts = [solution.predict(task.features[fold.held_out]) for fold, solution in solved]
+    probs = np.concatenate(parts, axis=1)  # (penalties, rows, classes)
+    grid = solved[0][1].penalties
+    likely = np.log(np.maximum(probs, np.finfo(np.float64).tiny))
+    losses = -(likely * _shares(task)[rows]).sum(2).mean(1)
+    place = int(np.flatnonzero(losses <= losses.min() * (1 + SAME_LOSS))[0])  # the strongest of equals
+    notes |= {"penalty": float(grid[place]), "folds": _fold_notes(folds, solved)}
+    if config.penalty is None:
+        notes["penalty_chosen_by"] = "cross-validation"
+        notes["penalty_at_edge_of_grid"] = place in (0, len(grid) - 1)
+        notes["iterations_in_folds"] = int(sum(solution.iterations.sum() for _, solution in solved))
+    threshold = DEFAULT
+    if two:
+        assert task.positive is not None
+        threshold = choose_threshold(task.labeled.labels[rows] == task.positive, probs[place, :, task.positive])
+        notes["threshold"] = "highest balanced accuracy on the pooled out-of-fold probabilities"
+    curve = [(float(penalty), float(loss)) for penalty, loss in zip(grid, losses, strict=True)]
+    return _Choice(float(grid[place]), threshold, notes, curve)
+
+
+def _fold_notes(folds: list[Fold], solved: list[tuple[Fold, Solution]]) -> dict[str, int]:
+    """Count folds and what was missing in them."""
+    return {
+        "made": len(folds),
+        "used": len(solved),
+        "left_out_for_a_class_missing_in_training": len(folds) - len(solved),
+        "with_a_class_missing_among_held_out": sum(bool(fold.lacks_in_held_out) for fold, _ in solved),
+        "rows_without_prediction": sum(len(one.held_out) for one in folds)
+        - sum(len(fold.held_out) for fold, _ in solved),
+        "not_converged": int(sum((~solution.converged).sum() for _, solution in solved)),
+    }
+
+
+def _notes(task: AdaptTask, config: Config, solution: Solution) -> dict[str, Any]:
+    """What the record should say about the solution."""
+    return {
+        "rows": len(task.labeled),
+        "iterations": int(solution.iterations[0]),
+        "certificate": {
+            "relative_gradient_norm": float(solution.gradient_norm[0]),
+            "relative_gap_at_most": float(solution.gap[0]),
+            "converged": bool(solution.converged[0]),
+            "precision": config.precision,
+        },
+        "soft_labels": task.labeled.soft_labels is not None,
+        "intercept_corrected": config.class_weights == "balanced",
+    }
+
+
+def _to_head(task: AdaptTask, solution: Solution) -> LinearHead:
+    """Turn the solution at its one penalty into a predictor of raw features."""
+    return LinearHead(
+        encoder=task.encoder,
+        classes=task.classes,
+        mean=solution.mean,
+        scale=solution.scale,
+        weight=np.ascontiguousarray(solution.coef[0].T),
+        bias=solution.intercept[0] - solution.prior_shift,
+        intensity=task.intensity,
+        window=task.window,
+    )
+
+
+METHOD = Adapter(
+    name="linear-probe",
+    config=Config,
+    summary="logistic regression on the frozen backbone's features, solved to the optimum",
+    code_version=1,
+    input="features",
+    fit=fit,
+    batched=True,
+    cites=(
+        "Alain & Bengio (2017). Understanding intermediate layers using linear classifier probes. ICLR workshop. "
+        "arXiv:1610.01644.",
+        "Böhning (1992). Multinomial logistic regression algorithm. Annals of the Institute of Statistical Mathematics "
+        "44(1). doi:10.1007/BF00048682.",
+    ),
+)
