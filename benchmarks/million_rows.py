@@ -1,4 +1,4 @@
-"""A million images as tables: load, check, split and select budgets, without one image file.
+"""A million images as tables: load, check, split and plan a study, without one image file.
 
     python benchmarks/million_rows.py --json
 
@@ -26,10 +26,12 @@ from wazuka import audit
 from wazuka.audit.groups import infer_groups
 from wazuka.core.records import write_table
 from wazuka.data import manifest
-from wazuka.data.budgets import parse, select
-from wazuka.data.splits import Test, make_splits, split_hash
+from wazuka.study.config import resolve_study
+from wazuka.study.data import load_study_data, make_splits
+from wazuka.study.plan import make_plan
 
 BUDGETS = ("20", "100", "1000", "10%", "100%")
+BACKBONE = "resnet18"
 CHUNK = 50_000
 
 
@@ -143,21 +145,29 @@ def measure(folder: Path) -> dict[str, object]:
     outcomes = {one.code: one.outcome for one in results}
     near = next(one for one in results if one.code == "WZ108")
     del tables, groups
-    usable = dataset.usable
-    rows = make_splits(usable, test=Test(kind="patients"), repeats=5, redraw=True, seed=0)
+    del dataset
+    study = resolve_study(
+        {
+            "dataset": str(folder),
+            "budgets": list(BUDGETS),
+            "repeats": 5,
+            "strategies": {
+                "probe": {"backbone": BACKBONE, "weights": "none", "adapt": "linear-probe"},
+                "net": {"backbone": BACKBONE, "weights": "none", "adapt": "finetune"},
+            },
+        },
+        folder=folder,
+        where="benchmark",
+    )
+    data = load_study_data(study)
+    done("load the study's rows")
+    rows = make_splits(study, data)
     done("5 splits")
-    labels = usable.set_index("id")["label"]
-    for repeat in range(5):
-        part = rows[(rows["repeat"] == repeat).to_numpy()]
-        for text in BUDGETS:
-            select(part, parse(text), labels=labels)
-    done("25 budgets")
-    for repeat in range(5):
-        split_hash(rows[(rows["repeat"] == repeat).to_numpy()])
-    done("5 split hashes")
+    plan = make_plan(study, data, rows)
+    done(f"plan of {len(plan.trials)} trials")
     total, total_cpu = (sum(float(one[name]) for one in steps) for name in ("seconds", "cpu_seconds"))
     return {
-        "rows": len(usable),
+        "rows": len(data.table),
         "seconds": round(total, 1),
         "cpu_seconds": round(total_cpu, 1),
         "peak_mb": steps[-1]["peak_mb"],

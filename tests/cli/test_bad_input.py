@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -171,3 +173,123 @@ def test_a_device_that_is_not_there(wazuka: Callable, tmp_path: Path, study: Cal
         pytest.skip("a CUDA device is here")
     assert_refused(wazuka("run", study(), "--out", tmp_path / "r", "--device", "cuda"), "torch sees no CUDA device")
     assert_refused(wazuka("run", study(), "--out", tmp_path / "r", "--device", "gpu"), "Unknown device `gpu`")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two folders of pictures and a table of them."""
+    folder = tmp_path / "pictures"
+    rows = ["image,label,patient"]
+    for number in range(6):
+        picture(folder / f"{number}.png", number)
+        rows.append(f"{number}.png,{'ab'[number % 2]},{number}")
+    (folder / "t.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_paths_that_the_system_refuses(wazuka: Callable, tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(wazuka("import", "x" * 300, "--out", tmp_path / "d"), "too long")
+    assert_refused(wazuka("import", pictures, "--out", tmp_path / ("x" * 300)), "too long")
+    assert_refused(wazuka("import", "/dev/null", "--out", tmp_path / "d"), "/dev/null")
+    assert_refused(wazuka("import", pictures, "--out", tmp_path / "file" / "d"), "file is a file")
+    assert_refused(wazuka("import", pictures, "--table", pictures, "--out", tmp_path / "d"), "is a folder")
+
+
+def test_import_options_are_checked_although_this_source_does_not_need_them(
+    wazuka: Callable, tmp_path: Path, pictures: Path
+) -> None:
+    end = ("--out", tmp_path / "d")
+    assert_refused(wazuka("import", pictures, "--salt-file", tmp_path / "none", *end), "none cannot be read")
+    assert_refused(wazuka("import", pictures, "--mask-classes", "", *end), "VALUE=NAME")
+    assert_refused(wazuka("import", pictures, "--mask-classes", "²=a", *end), "VALUE=NAME")
+    assert_refused(wazuka("import", pictures, "--mask-classes", "9999999999999999999=a", *end), "VALUE=NAME")
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_table_with_an_endless_header(wazuka: Callable, tmp_path: Path, pictures: Path) -> None:
+    (pictures / "t.csv").write_text((pictures / "t.csv").read_text().replace("patient", "p" * 200_000, 1))
+    result = wazuka("import", pictures, "--table", pictures / "t.csv", "--out", tmp_path / "d")
+    assert_refused(result, "t.csv cannot be read", "field limit")
+
+
+def test_a_file_name_that_is_not_utf8(wazuka: Callable, tmp_path: Path, pictures: Path) -> None:
+    (pictures / os.fsdecode(b"bad\xff.png")).write_bytes((pictures / "0.png").read_bytes())
+    (pictures / "t.csv").unlink()
+    assert_refused(wazuka("import", pictures, "--out", tmp_path / "d"), "is not UTF-8")
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"), ("? [a, b]\n: 1", "list"), ("a: 2020-01-45", "day")],
+)
+def test_yaml_that_no_settings_file_has(wazuka: Callable, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    assert_refused(wazuka("run", tmp_path / "s.yaml", "--out", tmp_path / "r"), "s.yaml", said)
+
+
+def test_a_dataset_folder_changed_by_hand(wazuka: Callable, tmp_path: Path, pictures: Path) -> None:
+    made, given = tmp_path / "d", tmp_path / "d" / "dataset.yaml"
+    assert wazuka("import", pictures, "--table", pictures / "t.csv", "--out", made).code == 0
+    text = given.read_text()
+    for old, new, said in (
+        ("- b\n", "- c\n", "lacks the label `b`"),
+        ("positive: b", "positive: z", "`positive` is `z`"),
+        (f"root: {pictures}", "root: elsewhere", "give an absolute folder"),
+    ):
+        assert old in text
+        given.write_text(text.replace(old, new))
+        assert_refused(wazuka("check", made, "--no-leakage"), "dataset.yaml", said)
+    given.write_text(text)
+    pd.read_parquet(made / "inspection.parquet").iloc[:2].to_parquet(made / "inspection.parquet")
+    assert_refused(wazuka("check", made, "--no-leakage"), "inspection.parquet lacks rows")
+    pd.read_parquet(made / "manifest.parquet").assign(frame="x").to_parquet(made / "manifest.parquet")
+    assert_refused(wazuka("check", made, "--no-leakage"), "`frame`")
+
+
+def test_a_refused_run_leaves_nothing_behind(wazuka: Callable, tmp_path: Path, study: Callable[..., Path]) -> None:
+    assert_refused(wazuka("run", study(budgets=[10**6]), "--out", tmp_path / "r", "--device", "cpu"), "larger than")
+    assert not (tmp_path / "r").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").write_text("dear")
+    assert_refused(wazuka("run", study(), "--out", mine, "--device", "cpu"), "no run folder")
+    assert [one.name for one in mine.iterdir()] == ["letter.txt"]
+
+
+def test_too_many_threads(wazuka: Callable, tmp_path: Path, study: Callable[..., Path]) -> None:
+    assert_refused(wazuka("run", study(threads_per_trial=99_999), "--out", tmp_path / "r"), "from 1 to 256")
+
+
+def test_file_names_neither_end_a_line_nor_steer_the_terminal(
+    wazuka: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        picture(tmp_path / "s" / ("a", "b[")[number % 2] / f"]\n\x1b[31m{number}.png", number)
+    (tmp_path / "s" / "b[" / "]\n\x1b[31mbad.png").write_bytes(b"")
+    result = wazuka("import", tmp_path / "s", "--out", tmp_path / "d", "--max-corrupt", "50")
+    assert result.code == 0
+    assert "\x1b" not in result.out
+    result = wazuka("check", tmp_path / "d", "--no-leakage")
+    assert "\x1b" not in result.out
+    assert all(line.startswith("WZ") for line in result.out.splitlines())
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert wazuka("check", tmp_path / "d", "--no-leakage").code in (0, 3)
+
+
+def test_repeats_without_end(wazuka: Callable, tmp_path: Path, study: Callable[..., Path]) -> None:
+    assert_refused(wazuka("run", study(repeats=10**8), "--out", tmp_path / "r"), "repeats is 100000000", "or fewer")
+
+
+def test_a_value_is_refused_with_one_full_stop(wazuka: Callable, tmp_path: Path, study: Callable[..., Path]) -> None:
+    result = wazuka("run", study(image={"size": 1}), "--out", tmp_path / "r")
+    assert_refused(result, "`size` is 1")
+    assert not result.err.strip().endswith("..")
+
+
+def test_numbers_that_no_setting_can_have(wazuka: Callable, tmp_path: Path, study: Callable[..., Path]) -> None:
+    out = ("--out", tmp_path / "r")
+    assert_refused(wazuka("run", study(gates={"min_sensitivity": 9}), *out), "`min_sensitivity` is 9", "from 0 to 1")
+    assert_refused(wazuka("run", study(gates={"max_ms": 0}), *out), "`max_ms` is 0", "above 0")
+    assert_refused(wazuka("run", study(goal={"metric": "auroc", "margin": float("inf")}), *out), "margin", "finite")

@@ -143,3 +143,14 @@ def test_unknown_strategies_budgets_and_classes_offer_the_nearest(trials):
         panel.require(Key("a", "51"))
     with pytest.raises(ConfigError, match=r"Unknown class `ye`\. Did you mean `yes`\?"):
         panel.class_index("ye")
+
+
+def test_a_draw_that_leaves_out_an_undefined_repeat_is_defined(trials):
+    panel = Panel(trials, classes=("no", "yes"), positive="yes", draws=200, seed=1)
+    repeats = (0, 1, 2)
+    values = np.ones((3, 201))
+    values[2, 1:] = np.nan
+    _, drawn = panel.over_draws(values, repeats)
+    shares = panel._repeats[repeats]
+    assert np.array_equal(np.isnan(drawn), shares[:, 2] > 0)
+    assert np.allclose(drawn[shares[:, 2] == 0], 1)

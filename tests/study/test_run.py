@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 import yaml
 
 from tests.study.conftest import NETWORK, PROBE, TINY, make_study, study_values
-from wazuka.core.errors import ArtifactError, NotEnoughData, OutOfSpace
-from wazuka.core.records import read_json, read_table
+from wazuka.core.errors import ArtifactError, DataError, NotEnoughData, OutOfSpace
+from wazuka.core.records import read_json, read_table, write_table
 from wazuka.data.manifest import Dataset
 from wazuka.evaluate.intervals import RESULT_COLUMNS
 from wazuka.study import steps, trial
@@ -307,3 +308,60 @@ def test_equal_work_is_one_step_however_many_strategies_ask_for_it(clinic: Datas
     again = make_plan(moved, data, make_splits(moved, data))
     assert {one.key for one in again.trials} < {one.key for one in plan.trials}
     assert os.sep not in "".join(one.key for one in plan.trials)
+
+
+def test_a_manifest_edited_in_place_is_other_data(clinic: Dataset, settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(clinic.folder, folder)
+    changes: dict[str, Any] = {"name": "s", "dataset": str(folder), "strategies": {"probe": PROBE}, "repeats": 1}
+    run_study(make_study(clinic, **changes), out=tmp_path / "run", settings=settings)
+    assert run_study(make_study(clinic, **changes), out=tmp_path / "run", settings=settings).done == 0
+    manifest = read_table(folder / "manifest.parquet")
+    row = int(manifest.index[manifest["label"].notna()][0])
+    others = [one for one in clinic.card.classes if one != manifest.loc[row, "label"]]
+    manifest.loc[row, "label"] = others[0]
+    write_table(folder / "manifest.parquet", manifest)
+    with pytest.raises(ArtifactError, match="belongs to another study or to other data"):
+        run_study(make_study(clinic, **changes), out=tmp_path / "run", settings=settings)
+
+
+@pytest.mark.parametrize("name", ["all", "synthetic", "not:Beta XT"])
+def test_a_domain_named_as_a_test_part_is_refused(clinic: Dataset, tmp_path: Path, name: str) -> None:
+    from wazuka.study.data import load_study_data
+
+    folder = tmp_path / "renamed"
+    shutil.copytree(clinic.folder, folder)
+    manifest = read_table(folder / "manifest.parquet")
+    manifest["domain"] = manifest["domain"].replace({"Alpha 200": name})
+    write_table(folder / "manifest.parquet", manifest)
+    with pytest.raises(DataError, match=f"has a domain named `{name}`"):
+        load_study_data(make_study(clinic, dataset=str(folder)))
+
+
+def test_final_does_not_go_on_from_another_strategys_checkpoint(
+    clinic: Dataset, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wazuka.training import loop
+
+    smooth = NETWORK | {"adapt": NETWORK["adapt"] | {"label_smoothing": 0.3}}
+    changes: dict[str, Any] = {"strategies": {"a": NETWORK, "b": smooth}, "budgets": ["100%"], "repeats": 1}
+    for name in ("clean", "interrupted"):
+        run_study(make_study(clinic, **changes), out=tmp_path / name, settings=settings)
+    make_final(tmp_path / "clean", strategy="b", reason="adopted", settings=settings)
+    whole = loop._Loop._step
+
+    def stop(self: loop._Loop) -> None:
+        whole(self)
+        self._save()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Loop, "_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make_final(tmp_path / "interrupted", strategy="a", reason="the baseline", settings=settings)
+    monkeypatch.setattr(loop._Loop, "_step", whole)
+    make_final(tmp_path / "interrupted", strategy="b", reason="adopted", settings=settings)
+    one, other = (read_json(tmp_path / name / "final" / "record.json")["notes"] for name in ("clean", "interrupted"))
+    assert one == other
+    weights = [sorted((tmp_path / name / "final").glob("*.safetensors")) for name in ("clean", "interrupted")]
+    assert [p.read_bytes() for p in weights[0]] == [p.read_bytes() for p in weights[1]] and weights[0]
+    assert not list((tmp_path / "interrupted" / "final").glob("checkpoint*"))

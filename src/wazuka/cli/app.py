@@ -5,6 +5,8 @@ A user's mistake is one line on stderr and exit code 2; a fault of ours is 1; ch
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import traceback
@@ -14,6 +16,21 @@ import typer
 from wazuka import __version__
 from wazuka.cli import datasets, models, studies, tools
 from wazuka.core.errors import WazukaError, nearest
+
+PATH_FAULTS = {
+    errno.ENAMETOOLONG: "give a shorter one",
+    errno.ENOTDIR: "give a path whose every part but the last is a folder",
+    errno.EISDIR: "give a file",
+    errno.EEXIST: "give another path",
+    errno.ELOOP: "remove the link that points to itself",
+    errno.EACCES: "give a path that you may read or write, or change its permissions",
+    errno.EPERM: "give a path that you may read or write, or change its permissions",
+    errno.EROFS: "give a path on a disk that may be written to",
+    errno.ENOSPC: "free some room or choose another --out or --cache folder",
+    errno.EDQUOT: "free some room or choose another --out or --cache folder",
+    errno.EFBIG: "raise the limit on file sizes or choose another --out or --cache folder",
+}
+"""What a path or a disk refuses, whichever command meets it, and what would be right: no fault of ours."""
 
 app = typer.Typer(
     name="wazuka",
@@ -44,6 +61,9 @@ for group in (studies, datasets, models, tools):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show stops no command
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -72,6 +92,9 @@ def run(arguments: list[str]) -> int:
             return _fail("Stopped.", 130)
         if hasattr(error, "format_message"):
             return _fail(_usage(error, command), 2)
+        if isinstance(error, OSError) and error.errno in PATH_FAULTS:
+            where = error.filename2 or error.filename or "A file"
+            return _fail(f"{where} is refused by the system ({error.strerror}); {PATH_FAULTS[error.errno]}.", 2)
         traceback.print_exc()
         return _fail(f"Internal error: {type(error).__name__}: {error}. Please report it with the lines above.", 1)
 

@@ -50,7 +50,7 @@ def import_verb(
         mask=mask,
         patient=patient,
         domain=domain,
-        mask_classes=parse_mask_classes(mask_classes) if mask_classes else {},
+        mask_classes={} if mask_classes is None else parse_mask_classes(mask_classes),
         positive=positive,
         patch=patch,
         stride=stride,
@@ -59,12 +59,12 @@ def import_verb(
     )
     dataset = import_dataset(source, out, options=options)
     for line in summary_lines(dataset):
-        print(line)
+        print(_shown(line))
     from wazuka import audit
 
     for one in audit.run_checks(tables_of(dataset)):
         if one.outcome in ("issue", "warning"):
-            print(f"{one.outcome}: {one.code} {one.name}: {one.reason}")
+            print(_shown(f"{one.outcome}: {one.code} {one.name}: {one.reason}"))
     print(f"Dataset: {out}")
 
 
@@ -100,12 +100,13 @@ def _print_table(checks: list[dict[str, Any]]) -> None:
         for one in checks:
             print(
                 "\t".join(
-                    [one["code"], one["outcome"], one["name"], str(one["count"]), str(one["threshold"]), one["reason"]]
+                    _shown(str(one[name])) for name in ("code", "outcome", "name", "count", "threshold", "reason")
                 )
             )
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for name in ("code", "outcome", "check", "count", "what was found"):
@@ -113,10 +114,15 @@ def _print_table(checks: list[dict[str, Any]]) -> None:
     colors = {"issue": "red", "warning": "yellow", "passed": "green"}
     for one in checks:
         outcome = one["outcome"]
-        table.add_row(
-            one["code"], f"[{colors.get(outcome, 'dim')}]{outcome}", one["name"], str(one["count"]), one["reason"]
-        )
+        cells = (one["code"], one["name"], str(one["count"]), _shown(one["reason"]))
+        code, name, count, reason = (Text(cell) for cell in cells)  # as it is: `[/]` in a file name is no markup
+        table.add_row(code, Text(outcome, style=colors.get(outcome, "dim")), name, count, reason)
     Console().print(table)
+
+
+def _shown(text: str) -> str:
+    """Text with its control characters written out: a file name must neither steer the terminal nor end a line."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _print_leakage(found: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from wazuka.cli import flow
 from wazuka.core.errors import ConfigError
 
 POC_THREADS = 2
+DEMO_THREADS = 1
 
 
 def register(app: typer.Typer) -> None:
@@ -37,10 +38,10 @@ def demo(
 
     Example: wazuka demo --out demo/
     """
-    flow.fix_threads(POC_THREADS)
+    flow.fix_threads(DEMO_THREADS)
     from wazuka.study.demo import demo_study
 
-    how = flow.settings(device="cpu", cache=cache, computing_threads=POC_THREADS)
+    how = flow.settings(device="cpu", cache=cache, computing_threads=DEMO_THREADS)
     return flow.complete(demo_study(out), out=out / "run", how=how)
 
 

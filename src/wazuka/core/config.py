@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,12 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{where} is not valid YAML ({reason}); mend the file.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deeply; a file of settings needs a few levels only.") from error
+    except (ValueError, TypeError, OverflowError) as error:  # a date that is none, a list as key
+        raise ConfigError(
+            f"{where} has a value that YAML does not allow ({error}); mend it, or put it in quotes."
+        ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{where} holds {type(value).__name__}, not a mapping; write `key: value` lines.")
     return value
@@ -101,14 +108,23 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
             place = ".".join([where, field.name, *(str(part) for part in first["loc"] if isinstance(part, int))])
             said = "; or ".join(dict.fromkeys(_lowered(one["msg"]) for one in error.errors()))
             raise ConfigError(f"Value {first['input']!r} of `{place}` is wrong: {said}.") from error
+        if not _is_finite(checked[field.name]):
+            raise ConfigError(f"Value {values[field.name]!r} of `{where}.{field.name}` is wrong; give finite numbers.")
     try:
         return cls(**checked)
     except ValueError as error:
-        raise ConfigError(f"{where}: {error}.") from error
+        raise ConfigError(f"{where}: {str(error).rstrip('.')}.") from error
 
 
 def _lowered(message: str) -> str:
     return message[:1].lower() + message[1:]
+
+
+def _is_finite(value: Any) -> bool:
+    """YAML has `.inf` and `.nan`; no setting has a use for them, and JSON cannot hold them."""
+    if isinstance(value, tuple):
+        return all(_is_finite(one) for one in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _lists_to_tuples(value: Any) -> Any:

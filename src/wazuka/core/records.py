@@ -48,6 +48,8 @@ def writing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         part.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise out_of_space(path) from error
+        if error.filename is None:
+            error.filename = str(path)  # a failed write names no file by itself
         raise
     except BaseException:
         part.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from wazuka.data import assemble, inspect, manifest, patches
 from wazuka.data.checking import check_all
 from wazuka.data.importers import importer, recognize
 from wazuka.data.importers.listing import SLIDE_SUFFIXES, ImportOptions, Listing, find_files
+from wazuka.data.pseudonyms import read_salt
 
 __all__ = ["ImportOptions", "import_dataset"]
 
@@ -57,6 +58,8 @@ def import_dataset(
     sizes = patches.check_sizes(options.patch, options.stride)
     if not 0 <= options.max_corrupt <= 100:
         raise ConfigError(f"--max-corrupt {options.max_corrupt:g} is wrong; give a percentage from 0 to 100.")
+    if options.salt_file is not None:
+        read_salt(options.salt_file)  # a wrong file is an error now, also where no patient turns out to need it
     kind, recognized = _kind(source, options)
     listing = importer(kind).read(source, options)
     root = source if source.is_dir() else source.parent
@@ -128,6 +131,10 @@ def _check_places(source: Path, out: Path) -> tuple[Path, Path]:
         raise DataError(f"{out} already holds a dataset; choose another --out.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"--out {out} exists and is not an empty folder; choose another --out.")
+    place = next(one for one in out.parents if one.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "may not be written to" if place.is_dir() else "is a file"
+        raise DataError(f"--out {out} cannot be made ({place} {why}); choose a folder that may be written to.")
     return source, out
 
 
@@ -226,7 +233,7 @@ def _check_corrupt(gathered: assemble.Gathered, listed: pd.DataFrame, *, max_cor
     more = f"; and {count - len(first)} more" if count > len(first) else ""
     limit = f"more than the {max_corrupt:g} % of --max-corrupt" if share > max_corrupt else "all of them"
     raise DataError(
-        f"{count} of {total} images cannot be used ({share:.1f} %, {limit}): {named}{more}; mend or remove them."
+        f"{count} of {total} images cannot be used ({share:.1f} %, {limit}): {named}{more}; mend or remove them, or raise --max-corrupt."
     )
 
 

@@ -93,7 +93,13 @@ class Dataset:
     @property
     def inspection(self) -> pd.DataFrame:
         """What the import measured in each file (`inspection.parquet`), one row per manifest row, same order."""
-        return read_table(self.folder / "inspection.parquet")
+        table = read_table(self.folder / "inspection.parquet")
+        if "id" not in table or not self.manifest["id"].isin(table["id"]).all():
+            raise DataError(
+                f"{self.folder}/inspection.parquet lacks rows of manifest.parquet, so they are not of one import;"
+                " import the data again."
+            )
+        return table
 
     def path_of(self, relative: str) -> Path:
         """Absolute path of a manifest path.
@@ -133,7 +139,26 @@ def load(folder: Path) -> Dataset:
     unknown = [name for name in manifest.columns if name not in COLUMNS and name not in card.attributes]
     if unknown:
         raise DataError(f"{folder}/manifest.parquet has columns that dataset.yaml does not list: {', '.join(unknown)}.")
-    return Dataset(folder, card, conform(manifest))
+    manifest = conform(manifest)
+    _check_card(card, manifest, folder)
+    return Dataset(folder, card, manifest)
+
+
+def _check_card(card: DatasetCard, manifest: pd.DataFrame, folder: Path) -> None:
+    """Refuse a card that was changed by hand so that it no longer fits its manifest."""
+    where = f"{folder}/dataset.yaml"
+    strange = sorted(set(manifest["label"].dropna().unique()) - set(card.classes))
+    if strange:
+        raise DataError(
+            f"{where}: `classes` ({', '.join(card.classes) or 'none'}) lacks the label `{strange[0]}` of the manifest; add it."
+        )
+    if card.positive is not None and card.positive not in card.classes:
+        raise DataError(f"{where}: `positive` is `{card.positive}`; give one of the classes {', '.join(card.classes)}.")
+    if not Path(card.root).is_absolute():
+        raise DataError(f"{where}: `root` is `{card.root}`; give an absolute folder.")
+    for name in ("notes", "orphan_masks"):
+        if not isinstance(card.imported.get(name, []), list):
+            raise DataError(f"{where}: `imported.{name}` is {card.imported[name]!r}; give a list.")
 
 
 def conform(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +172,12 @@ def conform(manifest: pd.DataFrame) -> pd.DataFrame:
         if name not in manifest:
             manifest[name] = pd.Series([None] * len(manifest), dtype="object")
         if dtype != "object":
-            manifest[name] = manifest[name].astype(dtype)  # type: ignore[call-overload]
+            try:
+                manifest[name] = manifest[name].astype(dtype)  # type: ignore[call-overload]
+            except (ValueError, TypeError) as error:
+                raise DataError(
+                    f"Column `{name}` of the manifest is not of type {dtype} ({error}); import the data again."
+                ) from error
     extra = [name for name in manifest.columns if name not in COLUMNS]
     manifest = manifest[[*COLUMNS, *extra]]
     if manifest["id"].isna().any():

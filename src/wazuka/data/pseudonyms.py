@@ -20,6 +20,8 @@ from wazuka.core.places import config_folder
 SALT_NAME = "salt"
 SALT_BYTES = 32
 SHORTEST_SALT = 16
+LONGEST_SALT = 2**20
+"""Bytes read of a salt file, which may be a device without an end."""
 DIGITS = 16
 """Hexadecimal digits of a pseudonym: 64 bits."""
 
@@ -34,7 +36,8 @@ def read_salt(salt_file: Path | None = None) -> bytes:
     if salt_file is None and not path.exists():
         _make_salt(path)
     try:
-        salt = path.read_bytes().strip()
+        with path.open("rb") as file:
+            salt = file.read(LONGEST_SALT).strip()
     except OSError as error:
         raise DataError(
             f"Salt file {path} cannot be read ({error.strerror}); give a readable file of at least {SHORTEST_SALT} bytes."

@@ -1,6 +1,7 @@
 """What a step may see, as types: `Images` carry pixels and nothing else; `LabeledImages` are the rows of a budget.
 
-A pretrainer or label-free generator is handed `Images`: there is no way from them to a label, a mask or a test row.
+A pretrainer or label-free generator is handed `Images`: they lead to no label and no mask, and `batch` gives its own rows
+only. (`pixels` is the whole cache, for its type and shape; a technique reads images through `batch`.)
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Images:
 
     @property
     def pixels(self) -> np.ndarray:
-        """The whole memory-mapped array; opened once per process."""
+        """The whole memory-mapped cache, rows outside this view too; opened once per process. Read through `batch`."""
         if not self._array:
             self._array.append(np.load(self.source, mmap_mode="r", allow_pickle=False))
         return self._array[0]

@@ -267,11 +267,16 @@ class Panel:
         return RepeatValues(repeats, tuple(stacked), tuple(used), len(chosen) - len(used), units)
 
     def over_draws(self, values: np.ndarray, repeats: tuple[int, ...]) -> tuple[float, np.ndarray]:
-        """Combine (repeats, 1 + draws) to the mean over repeats and its crossed-bootstrap draws, (draws,)."""
+        """Combine (repeats, 1 + draws) to the mean over repeats and its crossed-bootstrap draws, (draws,).
+
+        A draw is undefined (NaN) only where the score is undefined in a repeat that was drawn.
+        """
         if repeats not in self._repeats:
             rng = np.random.default_rng(derive_seed(self.seed, "repeats", list(repeats)))
             self._repeats[repeats] = draw_repeats(len(repeats), draws=self.weights.shape[1] - 1, rng=rng)
-        return float(values[:, 0].mean()), np.einsum("dr,rd->d", self._repeats[repeats], values[:, 1:])
+        shares = self._repeats[repeats]
+        drawn = np.where(shares.T > 0, values[:, 1:], 0.0)  # 0 times NaN would be NaN
+        return float(values[:, 0].mean()), np.einsum("dr,rd->d", shares, drawn)
 
 
 def _order(trial: Trial) -> tuple[str, str, int, int, str]:

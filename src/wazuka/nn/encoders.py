@@ -186,7 +186,7 @@ def load_encoder(folder: Path) -> Encoder:
     folder = Path(folder)
     if not (folder / ENCODER_FILE).is_file():
         raise ArtifactError(
-            f"{folder} holds no {ENCODER_FILE}; give a folder made by `wazuka pretrain`, or a backbone's name."
+            f"{folder} holds no {ENCODER_FILE}; give a pretrained one (RUN/artifacts/pretrain/KEY), or a backbone's name."
         )
     values = read_json(folder / ENCODER_FILE)
     if not isinstance(values, dict) or not {"file", "encoder"} <= set(values):

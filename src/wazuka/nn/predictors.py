@@ -60,6 +60,14 @@ class Predictor(Protocol):
         """Write the predictor; `encoder_folder` (relative to `folder`) spares a copy of the encoder."""
 
 
+@runtime_checkable
+class FeaturePredictor(Predictor, Protocol):
+    """A predictor on frozen features, which a study has computed already: what adapters with `input="features"` return."""
+
+    def predict_features(self, features: np.ndarray) -> np.ndarray:
+        """Return (n, classes) float64 probabilities of features (n, dim); the same as from the images."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearHead:
     """A frozen encoder and a linear classifier on its standardized features.

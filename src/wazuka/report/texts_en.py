@@ -75,7 +75,7 @@ EN: dict[str, str] = {
     "verdict.single": "nothing to compare: the study has a single strategy",
     "verdict.unpaired": "no difference to the baseline can be given: no repeat has both, or too few patients for an interval",
     "verdict.better": "better than the baseline with the same labels: {estimate:+.3f} ({low:+.3f} to {high:+.3f}), margin {margin:g}",
-    "verdict.fewer labels": "as good as the baseline with {larger}: {estimate:+.3f} ({low:+.3f} to {high:+.3f}), margin {margin:g}",
+    "verdict.fewer labels": "as good as the baseline with {larger}: {estimate:+.3f} ({low:+.3f} to {high:+.3f}), margin {margin:g} (where the baseline's own curve is flat, fewer labels may do for it too)",
     "verdict.cheaper": "as good as the baseline with the same labels ({estimate:+.3f}, {low:+.3f} to {high:+.3f}) in less machine time",
     "verdict.useless": "a gain of {margin:g} is ruled out ({estimate:+.3f}, {low:+.3f} to {high:+.3f}) and nothing is saved",
     "verdict.undecided": "the interval still holds both a gain and none: {estimate:+.3f} ({low:+.3f} to {high:+.3f}), margin {margin:g}",
@@ -297,7 +297,7 @@ EN: dict[str, str] = {
     "reproduce.test": "Test patients",
     # methods
     "methods.title": "How the figures are made",
-    "methods.estimate": "Estimates are means over repeats. Intervals are 95 %, from a crossed bootstrap: patients are drawn once for all repeats, then repeats. They are slightly conservative. Draws with one class only are drawn again.",
+    "methods.estimate": "Estimates are means over repeats. Intervals are 95 %, from a crossed bootstrap: patients are drawn once for all repeats, then repeats. They are slightly conservative where patients decide; with fewer than five repeats they are too short where the draw of labels decides (in simulations down to 76 to 89 % instead of 95 %). Draws with one class only are drawn again.",
     "methods.comparison": "Comparisons pair the same patients over the repeats that both strategies have. p values come from a permutation over patients, corrected by Holm over the strategies at one budget; the adjusted interval is at the matching level. Budgets are not corrected against each other.",
     "methods.verdict": "“Adopt” needs a gain of at least the margin with the adjusted lower bound above zero; or a lower bound above minus the margin against the baseline with more labels, or at lower cost; and every condition met or waived. “Do not adopt”: a condition not met, a blocking audit, or a gain of the margin ruled out without a saving. Everything else is “not enough evidence”.",
     "methods.cheaper": "Lower cost at the same labels means machine time at least a fifth and a minute below the baseline's.",

@@ -99,6 +99,17 @@ class Gates:
     max_ms: Limit = None
     max_memory_gb: Limit = None
 
+    def __post_init__(self) -> None:
+        """Refuse a limit that nothing could meet or miss."""
+        for name in ("min_sensitivity", "max_domain_gap", "max_subgroup_gap"):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not 0 <= value <= 1:
+                raise ValueError(f"`{name}` is {value}; give a number from 0 to 1")
+        for name in ("max_ms", "max_memory_gb"):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and value <= 0:
+                raise ValueError(f"`{name}` is {value}; give a number above 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
@@ -164,6 +175,8 @@ STUDY_KEYS = (
     "gates", "costs", "threads_per_trial", "seed", "min_class_patients", "not_measured",
 )  # fmt: skip
 STRATEGY_KEYS = ("backbone", "weights", "pretrain", "synthesize", "adapt", "image", "budgets", "repeats", *LATER_KEYS)
+MOST_REPEATS = 1000
+"""Beyond it splits and plan alone fill a machine's memory."""
 STRATEGY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -278,6 +291,8 @@ def _budgets(value: Any, *, where: str) -> tuple[str, ...]:
 def _repeats(value: Any, *, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{where} is {value!r}; give a whole number of 1 or more.")
+    if value > MOST_REPEATS:
+        raise ConfigError(f"{where} is {value}; give {MOST_REPEATS} or fewer: intervals hardly narrow after ten.")
     return value
 
 

@@ -16,11 +16,13 @@ import pandas as pd
 from wazuka.core.errors import ConfigError, DataError, NotEnoughData
 from wazuka.core.hashing import hash_strings
 from wazuka.data import budgets, splits, votes
-from wazuka.data.manifest import Dataset, Task, load
+from wazuka.data.manifest import Dataset, Task, fingerprint, load
 from wazuka.study.config import Study
 
 TEST_PREFIX = "test-dataset/"
 """Put before the ids of a second dataset that serves as the test set, so that ids stay unique."""
+RESERVED = ("all", "synthetic")
+"""Names of test parts and train domains that no domain may have; nor may one begin with `not:`."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class StudyData:
         return self.table.iloc[positions].reset_index(drop=True)
 
     @cached_property
+    def labels(self) -> pd.Series:
+        """Label per id, of all rows."""
+        return self.table.set_index("id")["label"]
+
+    @cached_property
     def _ids(self) -> pd.Index:
         return pd.Index(self.table["id"].to_numpy(object))
 
@@ -86,7 +93,7 @@ def load_study_data(study: Study) -> StudyData:
         DataError: If datasets do not fit the study or each other.
         NotEnoughData: If fewer than two classes are left, or there is only one patient.
     """
-    main = load(Path(study.dataset))
+    main = _load(Path(study.dataset))
     task = study.task or main.card.task
     if task == "unlabeled":
         raise DataError(f"Dataset {main.folder} has no labels; a study needs labels for at least some images.")
@@ -95,7 +102,7 @@ def load_study_data(study: Study) -> StudyData:
     table = _rows(main, 0, study)
     datasets = [main]
     if study.test.dataset is not None:
-        other = load(Path(study.test.dataset))
+        other = _load(Path(study.test.dataset))
         _check_fit(main, other)
         extra = _rows(other, 1, study)
         _check_overlap(main, other, table, extra)
@@ -118,6 +125,23 @@ def load_study_data(study: Study) -> StudyData:
     if table["patient"].nunique() < 2:
         raise NotEnoughData(f"All images of {main.folder} are of one patient; a study needs patients to test on.")
     return StudyData(tuple(datasets), table, task, classes, left_out)
+
+
+def _load(folder: Path) -> Dataset:
+    """Load a dataset under the fingerprint of what its files say now: after an edit in place it is other data.
+
+    Raises:
+        DataError: If it is no dataset, or a domain has a name that results and train domains use.
+    """
+    dataset = load(folder)
+    for name in sorted(dataset.usable["domain"].dropna().unique()):
+        if name in RESERVED or name.startswith("not:"):
+            raise DataError(
+                f"Dataset {folder} has a domain named `{name}`, which stands for something else in results"
+                f" ({', '.join(RESERVED)}, not:NAME); name it otherwise and import again."
+            )
+    card = dataclasses.replace(dataset.card, fingerprint=fingerprint(dataset.card, dataset.manifest))
+    return dataclasses.replace(dataset, card=card)
 
 
 def _rows(dataset: Dataset, source: int, study: Study) -> pd.DataFrame:
@@ -237,8 +261,7 @@ def trial_rows(data: StudyData, rows: pd.DataFrame, *, budget: str, train_domain
         budget: As written in the study.
         train_domain: `all`, a domain, or `not:` and a domain.
     """
-    labels = data.rows_of(rows["id"].tolist()).set_index("id")["label"]
-    selection = budgets.select(rows, budgets.parse(budget), labels=labels)
+    selection = budgets.select(rows, budgets.parse(budget), labels=data.labels)
     labeled = data.rows_of(list(selection.ids))
     test = data.rows_of(rows.loc[rows["role"] == "test", "id"].tolist())
     test = test[test["label"].notna()].copy()
@@ -262,6 +285,21 @@ def trial_rows(data: StudyData, rows: pd.DataFrame, *, budget: str, train_domain
     )
 
 
+def pretraining_rows(data: StudyData, rows: pd.DataFrame, *, train_domain: str) -> pd.DataFrame:
+    """What a pretrainer sees in one split: all images of the main dataset that are not test rows, of its train domains.
+
+    Args:
+        data: The study's rows.
+        rows: Rows of `splits.parquet` of one repeat and train domain.
+        train_domain: `all`, a domain, or `not:` and a domain.
+    """
+    found = data.rows_of(rows.loc[rows["role"] != "test", "id"].tolist())
+    found = found[found["source"] == 0]
+    if train_domain != "all" and not train_domain.startswith("not:"):
+        found = found[found["domain"] == train_domain]
+    return found.sort_values("id", kind="stable").reset_index(drop=True)
+
+
 def rows_hash(rows: pd.DataFrame, *, labeled: bool = True) -> str:
     """Hash of the row ids (and labels) that a step could see."""
     text = rows["id"].astype("string")
@@ -280,6 +318,13 @@ def seen_table(rows: pd.DataFrame, *, labeled: bool) -> pd.DataFrame:
             "labeled": labeled,
         }
     )
+
+
+def join_seen(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Join what several steps saw, each image and patient once; an image seen with its label counts as labeled."""
+    table = pd.concat(tables, ignore_index=True)
+    labeled = set(table.loc[table["labeled"], "image_sha256"])
+    return table[table["labeled"] | ~table["image_sha256"].isin(labeled)].reset_index(drop=True)
 
 
 MOST_GROUPS = 20

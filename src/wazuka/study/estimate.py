@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wazuka import adapt
+from wazuka import adapt, pretrain
 from wazuka.core.errors import WazukaError
 from wazuka.core.progress import say
 from wazuka.core.records import is_finished, out_of_space
@@ -66,17 +66,27 @@ def estimate(
             seconds += len(dataset.usable) * per_image[dataset.folder] / max(1, settings.workers)
         elif step.kind == "features":
             args = plan.steps[step.args["pixels"]].args
-            encoder = encoders.from_spec(plan.steps[step.args["encoder"]].args["backbone"])
+            encoder = encoders.from_spec(plan.backbone(step.args["encoder"]))
             count = len(data.datasets[args["source"]].usable)
             seconds += count * _speed(speeds, encoder, args["image"]["size"], settings)
             disk += count * encoder.feature_dim * 4 / 2**20
             memory = max(memory, count * encoder.feature_dim * 8 * 2 / 2**20)
+        elif step.kind == "pretrain" and not is_finished(step_folder(run, step) or run):
+            chosen = study.strategy(step.args["strategy"])
+            assert chosen.pretrain is not None
+            encoder = encoders.from_spec(plan.backbone(step.id))
+            disk += 4 * _parameters(encoder) / 2**20
+            trained = pretrain.METHODS[chosen.pretrain.name].images_trained
+            if trained is not None:
+                images = trained(chosen.pretrain.config, step.args["images"])
+                each = _speed(speeds, encoder, chosen.image.size, settings)
+                seconds += FORWARD_PASSES_PER_TRAINING_STEP * images * each
     for step in todo:
         if step.args["artifact"] is not None:
             seconds += PROBE_SECONDS / workers
             continue
         strategy = study.strategy(step.args["strategy"])
-        encoder = encoders.from_spec(plan.steps[step.args["encoder"]].args["backbone"])
+        encoder = encoders.from_spec(plan.backbone(step.args["encoder"]))
         each = _speed(speeds, encoder, strategy.image.size, settings)
         method = adapt.METHODS[strategy.adapt.name]
         if method.images_trained is None:

@@ -6,6 +6,7 @@ Made after all trials, so training it on the former test patients touches no sco
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ import pandas as pd
 
 from wazuka import adapt, pretrain
 from wazuka.core.hashing import derive_seed, make_key
-from wazuka.core.records import clear_unfinished, finish, is_finished, read_json, write_table
+from wazuka.core.records import clear_unfinished, finish, is_finished, read_json, write_json, write_table
 from wazuka.data import budgets, splits
+from wazuka.data.pixels import PixelCache, pixels_key
 from wazuka.nn import features, predictors
-from wazuka.nn.encoders import Encoder
+from wazuka.nn.encoders import ENCODER_FILE, Encoder, load_encoder, save_encoder
 from wazuka.nn.measure import measure
 from wazuka.study import steps
-from wazuka.study.data import rows_hash, seen_table
-from wazuka.training.roles import AdaptTask, Runtime
+from wazuka.study.config import Strategy
+from wazuka.study.data import StudyData, join_seen, rows_hash, seen_table
+from wazuka.training.roles import AdaptTask, PretrainTask, Runtime
 
 
 def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Settings) -> dict[str, Any]:
@@ -42,11 +45,15 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
     method = adapt.METHODS[chosen.adapt.name]
     data = context.data
     rows = data.table[(data.table["source"] == 0) & data.table["label"].notna()].reset_index(drop=True)
-    encoder = _encoder_of(context, strategy)
+    trial = next(one for one in context.plan.trials if one.args["strategy"] == strategy)
+    backbone = _backbone_step(context, trial.args["encoder"])
+    encoder = steps._encoder(context, backbone)
     seed = derive_seed(context.study.seed, "final")
     key = make_key(
-        "final", chosen, method.code_version, encoder.weights_hash, rows_hash(rows), seed, reason, data.fingerprint
-    )
+        "final", chosen, method.code_version, encoder.weights_hash, rows_hash(rows), seed, reason, data.fingerprint,
+        None if chosen.pretrain is None else pretrain.METHODS[chosen.pretrain.name].code_version,
+        pixels_key(data.main, chosen.image), features.CODE_VERSION,
+    )  # fmt: skip
     folder = run / "final"
     if is_finished(folder):
         if read_json(folder / "record.json")["key"] == key:
@@ -56,20 +63,23 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
     clear_unfinished(folder)
     runtime = Runtime(device=settings.device, threads=settings.threads, folder=folder)
     cache = steps.build_pixels(data.main, chosen.image, cache=Path(settings.cache), workers=settings.workers)
+    pretraining = folder / f"checkpoint-pretrain-{key}"  # by its name kept when this is interrupted
+    everything = data.table[data.table["source"] == 0].reset_index(drop=True)
+    seen, pretrain_notes = [seen_table(rows, labeled=True), *steps.encoder_seen(context, backbone)], None
     if chosen.pretrain is not None:
-        encoder, _ = pretrain.METHODS[chosen.pretrain.name].fit(
-            cache.images(np.arange(len(data.main.usable))),
-            encoder=encoder,
-            config=chosen.pretrain.config,
-            seed=seed,
-            runtime=runtime,
+        encoder, pretrain_notes = _pretrain(
+            data, chosen, encoder, cache, everything, seed, dataclasses.replace(runtime, folder=pretraining)
         )
+        seen.append(seen_table(everything, labeled=False))
     is_val, inner_split = _inner_split(context, rows, seed)
     numbers = rows["row"].to_numpy(np.int64)
-    found = None
+    others = everything[everything["label"].isna()] if method.semi_supervised else everything.head(0)
+    found = other_features = None
     if method.input == "features":
         path = features.cached_features(cache, encoder, cache=Path(settings.cache), device=settings.device)
-        found = np.asarray(np.load(path, mmap_mode="r")[numbers])
+        matrix = np.load(path, mmap_mode="r")
+        found = np.asarray(matrix[numbers])
+        other_features = np.asarray(matrix[others["row"].to_numpy(np.int64)]) if method.semi_supervised else None
     labeled = steps.labeled_images(data, rows, is_val, cache.images(numbers))
     task = AdaptTask(
         name=key,
@@ -79,15 +89,21 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
         encoder=encoder,
         inner_split=inner_split,
         seed=seed,
-        unlabeled=cache.images(_unlabeled(data)) if method.semi_supervised else None,
+        unlabeled=cache.images(others["row"].to_numpy(np.int64)) if method.semi_supervised else None,
         features=found,
+        unlabeled_features=other_features,
         intensity=data.main.card.intensity,
         window=chosen.image.window,
     )
+    adapting = folder / f"checkpoint-adapt-{key}"  # of this key: another strategy's half-done training is none of ours
+    adapting.mkdir(exist_ok=True)
+    runtime = dataclasses.replace(runtime, folder=adapting)
     (fitted,) = method([task], config=chosen.adapt.config, runtime=runtime)
     fitted.predictor.save(folder, encoder_folder=None)  # self-contained: the folder can be moved and mailed
     predictors.describe(folder, steps.predictor_facts(data, chosen) | {"threshold": fitted.threshold})
-    write_table(folder / "seen.parquet", seen_table(rows, labeled=True))
+    write_table(folder / "seen.parquet", join_seen(*seen, seen_table(others, labeled=False)))
+    for leftover in folder.glob("checkpoint*"):  # the encoder is in the predictor's folder now
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     speed = measure(predictors.load(folder), labeled.images.take(np.arange(min(32, len(rows)))), device=settings.device)
     record = {
         "schema": 1,
@@ -99,6 +115,7 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
         "config": chosen,
         "inner_split": inner_split,
         "notes": fitted.notes,
+        "pretrain_notes": pretrain_notes,
         "threshold": fitted.threshold,
         "rows_hash": rows_hash(rows),
         "fingerprint": data.main.card.fingerprint,
@@ -115,16 +132,37 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
     return read_json(folder / "record.json")
 
 
-def _encoder_of(context: steps.Context, strategy: str) -> Encoder:
-    """The strategy's backbone before any pretraining, as its trials had it."""
-    trial = next(one for one in context.plan.trials if one.args["strategy"] == strategy)
-    first = context.plan.steps[trial.args["encoder"]]
-    return steps._encoder(context, first.args.get("encoder", first.id))
+def _backbone_step(context: steps.Context, step_id: str) -> str:
+    """Id of the step that holds the strategy's backbone before any pretraining, as its trials had it."""
+    return str(context.plan.steps[step_id].args.get("encoder", step_id))
 
 
-def _unlabeled(data: Any) -> np.ndarray:
-    table = data.table
-    return table.loc[(table["source"] == 0) & table["label"].isna(), "row"].to_numpy(np.int64)
+def _pretrain(
+    data: StudyData,
+    strategy: Strategy,
+    encoder: Encoder,
+    cache: PixelCache,
+    rows: pd.DataFrame,
+    seed: int,
+    runtime: Runtime,
+) -> tuple[Encoder, dict[str, Any]]:
+    """Pretrain on all images of the main dataset, without labels; a finished encoder of the same key is taken."""
+    assert strategy.pretrain is not None
+    folder = runtime.folder
+    if not (folder / ENCODER_FILE).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        task = PretrainTask(
+            name=folder.name,
+            images=cache.images(rows["row"].to_numpy(np.int64)),
+            encoder=encoder,
+            seed=seed,
+            intensity=data.main.card.intensity,
+            window=strategy.image.window,
+        )
+        result = pretrain.METHODS[strategy.pretrain.name].fit(task, config=strategy.pretrain.config, runtime=runtime)
+        write_json(folder / "notes.json", result.notes)
+        save_encoder(result.encoder, folder, state=result.state)  # `encoder.json` comes last
+    return load_encoder(folder), read_json(folder / "notes.json")
 
 
 def _inner_split(context: steps.Context, rows: pd.DataFrame, seed: int) -> tuple[np.ndarray, bool]:
@@ -140,6 +178,6 @@ def _inner_split(context: steps.Context, rows: pd.DataFrame, seed: int) -> tuple
         seed=seed,
         task=context.data.task,
     )
-    selection = budgets.select(table, budgets.parse("100%"), labels=rows.set_index("id")["label"].loc[table["id"]])
+    selection = budgets.select(table, budgets.parse("100%"), labels=context.data.labels)
     held = pd.Series(np.asarray(selection.is_val, bool), index=list(selection.ids))
     return held.loc[rows["id"]].to_numpy(bool), bool(selection.inner_split)

@@ -68,6 +68,11 @@ class Plan:
         """The trial steps, in study order."""
         return [one for one in self.steps.values() if one.kind == "trial"]
 
+    def backbone(self, step_id: str) -> dict[str, Any]:
+        """Spec of the backbone that an `encoder` or `pretrain` step starts from."""
+        args = self.steps[step_id].args
+        return args["backbone"] if "backbone" in args else self.backbone(args["encoder"])
+
     def to_json(self) -> dict[str, Any]:
         """Plain form for `plan.json`."""
         columns = ("strategy", "budget", "labels", "repeat", "train_domain", "local_labels")
@@ -119,8 +124,8 @@ class _Planner:
         self.split_hashes = {key: splits.split_hash(rows) for key, rows in self.groups.items()}
         self.domains = sorted({domain for _, domain in self.groups})
         self.encoders: dict[tuple[str, str], Encoder] = {}
+        self._pixels: dict[ImageTransform, list[str]] = {}
         self._sizes: dict[tuple[int, str, str], int] = {}
-        self._labels = data.table.set_index("id")["label"]
 
     def put(self, step: Step) -> str:
         """Add a step once; equal keys are one step."""
@@ -137,6 +142,14 @@ class _Planner:
             raise ConfigError(
                 f"Strategy `{strategy.name}`: `{method.name}` trains the network, which an {encoder.kind.upper()} backbone"
                 f" ({strategy.backbone}) does not allow; use `linear-probe`, or a safetensors backbone."
+            )
+        if (
+            strategy.pretrain is not None
+            and encoder.kind not in pretrain.METHODS[strategy.pretrain.name].backbone_kinds
+        ):
+            raise ConfigError(
+                f"Strategy `{strategy.name}`: `{strategy.pretrain.name}` trains the network, which an"
+                f" {encoder.kind.upper()} backbone ({strategy.backbone}) does not allow; use a timm model or safetensors."
             )
         for train_domain in self.domains:
             groups = [key for key in self.groups if key[1] == train_domain and key[0] < strategy.repeats]
@@ -167,12 +180,13 @@ class _Planner:
 
     def pixels(self, image: ImageTransform) -> list[str]:
         """Steps that decode the datasets under one image transform."""
-        found = []
-        for source, dataset in enumerate(self.data.datasets):
-            key = pixels.pixels_key(dataset, image)
-            args = {"source": source, "image": dataclasses.asdict(image)}
-            found.append(self.put(Step(kind="pixels", key=key, name=f"pixels of {dataset.card.name}", args=args)))
-        return found
+        if image not in self._pixels:
+            self._pixels[image] = []
+            for source, dataset in enumerate(self.data.datasets):
+                args = {"source": source, "image": dataclasses.asdict(image)}
+                key, name = pixels.pixels_key(dataset, image), f"pixels of {dataset.card.name}"
+                self._pixels[image].append(self.put(Step(kind="pixels", key=key, name=name, args=args)))
+        return self._pixels[image]
 
     def task(self, strategy: Strategy, encoder: Encoder, group: tuple[int, str], budget: str) -> dict[str, Any]:
         """One problem for the strategy's adapter: a budget of one repeat and train domain, with its encoder and inputs."""
@@ -218,16 +232,12 @@ class _Planner:
         """Step that learns an encoder from the training images of one split, without labels; shared where these are equal."""
         assert strategy.pretrain is not None
         method = pretrain.METHODS[strategy.pretrain.name]
-        rows = self.groups[group]
-        train = rows.loc[rows["role"] != "test", "id"]
-        if group[1] not in ("all",) and not group[1].startswith("not:"):
-            here = set(self.data.table.loc[self.data.table["domain"] == group[1], "id"])
-            train = train[train.isin(here)]
+        train = study_data.pretraining_rows(self.data, self.groups[group], train_domain=group[1])["id"]
         seed = derive_seed(self.study.seed, "pretrain", method.name)
-        inputs = [encoder_step, pixel_step, hash_strings(sorted(train)), seed]
+        inputs = [encoder_step, pixel_step, hash_strings(train.tolist()), seed]
         key = make_key("pretrain", method.name, method.code_version, strategy.pretrain.config, inputs)
         args = {"strategy": strategy.name, "repeat": group[0], "train_domain": group[1], "seed": seed}
-        args |= {"encoder": encoder_step, "pixels": pixel_step}
+        args |= {"encoder": encoder_step, "pixels": pixel_step, "images": len(train)}
         name = f"{method.name} on {len(train)} images"
         return self.put(Step(kind="pretrain", key=key, name=name, needs=(encoder_step, pixel_step), args=args))
 
@@ -248,7 +258,7 @@ class _Planner:
         if where not in self._sizes:
             rows = self.groups[group]
             try:
-                selection = budgets.select(rows, budgets.parse(budget), labels=self._labels.loc[rows["id"]])
+                selection = budgets.select(rows, budgets.parse(budget), labels=self.data.labels)
             except NotEnoughData as error:
                 domain = "" if group[1] == "all" else f" (train domain {group[1]})"
                 raise NotEnoughData(f"{error}{domain}") from error

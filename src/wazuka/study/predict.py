@@ -85,7 +85,7 @@ def predict(
     Raises:
         DataError: If there is no image, or none can be used.
     """
-    _check_out(out)
+    _check_out(out, Path(source), model.folder)
     dataset = _as_dataset(model, Path(source), out / "dataset", settings)
     rows, refusals = fitting_rows(model, dataset)
     if rows.empty:
@@ -98,7 +98,9 @@ def predict(
     rows, refusals = _without_misfits(cache, rows, refusals)
     images = cache.images(rows.index.to_numpy(np.int64))
     table = _table(
-        model, rows.assign(label=None, test_domain=None), model.predictor.predict_images(images, device=settings.device)
+        model,
+        rows.assign(label=None, test_domain="all"),
+        model.predictor.predict_images(images, device=settings.device),
     )
     write_table(out / "predictions.parquet", table)
     write_text(out / "predictions.csv", table.to_csv(index=False))
@@ -112,12 +114,15 @@ def predict(
     return table, refusals
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, *untouched: Path) -> None:
+    """Refuse a folder with something in it, and one inside what is never written to: images, dataset, model."""
     if out.is_file():
         raise DataError(f"{out} is a file; give a folder as --out.")
+    for one in untouched:
+        if one.is_dir() and out.resolve().is_relative_to(one.resolve()):
+            raise DataError(f"--out {out} lies inside {one}, which is never written to; choose a folder outside of it.")
     if out.is_dir() and any(out.iterdir()):
         raise DataError(f"{out} is not empty; choose another --out.")
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def _as_dataset(model: Model, source: Path, folder: Path, settings: Settings) -> Dataset:
@@ -207,7 +212,7 @@ def evaluate_model(model: Model, dataset: Dataset, *, out: Path, settings: Setti
     Raises:
         DataError: If the model has seen images or patients of the dataset, or their classes do not fit.
     """
-    _check_out(out)
+    _check_out(out, dataset.folder, Path(dataset.card.root), model.folder)
     check_unseen(model, dataset)
     rows = dataset.usable
     classes = tuple(model.predictor.classes)

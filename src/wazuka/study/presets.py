@@ -202,7 +202,6 @@ def _goal(text: str | None, classes: tuple[str, ...]) -> dict[str, Any]:
 def _fit_budgets(study: Study, data: study_data.StudyData, wishes: Wishes) -> Study:
     """Leave out preset budgets that the data cannot carry, and name them; budgets of the user's own are his word."""
     table = study_data.make_splits(study, data)
-    labels = data.table.set_index("id")["label"]
     groups = [rows for _, rows in table.groupby(["repeat", "train_domain"], sort=True, observed=True)]
     kept: list[str] = []
     left_out = list(study.not_measured)
@@ -212,7 +211,7 @@ def _fit_budgets(study: Study, data: study_data.StudyData, wishes: Wishes) -> St
     counts: set[int] = set()
     for budget in written:
         try:
-            found = [budget_rules.select(r, budget_rules.parse(budget), labels=labels.loc[r["id"]]) for r in groups]
+            found = [budget_rules.select(r, budget_rules.parse(budget), labels=data.labels) for r in groups]
         except NotEnoughData as error:
             if wishes.budgets is not None or (wishes.labels is not None and budget == str(wishes.labels)):
                 raise

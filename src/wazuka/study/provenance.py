@@ -9,8 +9,9 @@ import pandas as pd
 
 from wazuka.core.errors import ArtifactError
 from wazuka.core.records import read_json, read_table
+from wazuka.data.manifest import Dataset
 from wazuka.study.config import Study
-from wazuka.study.data import StudyData
+from wazuka.study.data import TEST_PREFIX, StudyData
 
 
 def check_backbones(study: Study, data: StudyData, split_table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -26,7 +27,8 @@ def check_backbones(study: Study, data: StudyData, split_table: pd.DataFrame) ->
     rows = data.table[data.table["id"].isin(test)]
     notes = []
     for strategy in study.strategies:
-        folder = Path(strategy.backbone.rpartition("=")[2])
+        given = Path(strategy.backbone.rpartition("=")[2])
+        folder = given.parent if given.is_file() else given
         if not (folder / "seen.parquet").is_file():
             continue
         labeled, unlabeled = overlap(folder, rows, data)
@@ -48,17 +50,26 @@ def overlap(folder: Path, rows: pd.DataFrame, data: StudyData) -> tuple[int, int
     hit = rows["sha256"].isin(set(seen["image_sha256"]))
     labeled_images = set(seen.loc[seen["labeled"], "image_sha256"])
     with_label = rows["sha256"].isin(labeled_images)
-    if _comparable(folder, data):
-        patients = rows["patient"].map(lambda one: hashlib.sha256(str(one).encode()).hexdigest())
-        hit |= patients.isin(set(seen["patient_hash"]))
-        with_label |= patients.isin(set(seen.loc[seen["labeled"], "patient_hash"]))
+    seen_patients, labeled_patients = set(seen["patient_hash"]), set(seen.loc[seen["labeled"], "patient_hash"])
+    for source, dataset in enumerate(data.datasets):
+        if not _same_patients(folder, dataset):
+            continue
+        names = rows["patient"].where(rows["source"] == source).dropna().str.removeprefix(TEST_PREFIX if source else "")
+        hashes = names.map(lambda one: hashlib.sha256(str(one).encode()).hexdigest()).reindex(rows.index)
+        hit |= hashes.isin(seen_patients) & hashes.notna()
+        with_label |= hashes.isin(labeled_patients) & hashes.notna()
     return int(with_label.sum()), int((hit & ~with_label).sum())
 
 
-def _comparable(folder: Path, data: StudyData) -> bool:
-    """Patient ids mean the same only within one dataset fingerprint or under one salt."""
+def comparable(folder: Path, data: StudyData) -> bool:
+    """Whether an artifact's patient ids mean the same in a dataset of this study."""
+    return any(_same_patients(folder, one) for one in data.datasets)
+
+
+def _same_patients(folder: Path, dataset: Dataset) -> bool:
+    """Whether patient ids mean the same: only within one dataset fingerprint or under one salt."""
     record = read_json(folder / "record.json") if (folder / "record.json").is_file() else {}
-    if record.get("fingerprint") in data.fingerprint:
+    if record.get("fingerprint") == dataset.card.fingerprint:
         return True
-    salts = {one.card.imported.get("salt") for one in data.datasets} - {None}
-    return record.get("salt") in salts
+    salt = dataset.card.imported.get("salt")
+    return salt is not None and record.get("salt") == salt

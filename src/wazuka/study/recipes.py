@@ -7,6 +7,8 @@ from pathlib import Path
 from wazuka.core.config import read_yaml
 from wazuka.core.errors import ConfigError, nearest
 
+MOST_THREADS = 256
+"""More than any machine makes use of, and fewer than a system refuses to start."""
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 
 
@@ -42,6 +44,6 @@ def study_path(text: str) -> Path:
 def threads_of(path: Path) -> int:
     """A study's `threads_per_trial`, read before NumPy and torch are imported."""
     value = read_yaml(path).get("threads_per_trial", 2)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{path}: `threads_per_trial` is {value!r}; give a whole number of 1 or more.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_THREADS:
+        raise ConfigError(f"{path}: `threads_per_trial` is {value!r}; give a whole number from 1 to {MOST_THREADS}.")
     return value

@@ -20,14 +20,14 @@ import filelock
 import pandas as pd
 import yaml
 
-from wazuka.core.errors import ArtifactError, OutOfSpace
+from wazuka.core.errors import ArtifactError, OutOfSpace, WazukaError
 from wazuka.core.progress import say
 from wazuka.core.records import is_finished, read_json, read_table, write_json, write_table, write_text
 from wazuka.study import data as study_data
 from wazuka.study.config import Study, to_mapping
 from wazuka.study.estimate import estimate
 from wazuka.study.graph import execute
-from wazuka.study.plan import Plan, make_plan, step_folder, study_key
+from wazuka.study.plan import Plan, Step, make_plan, step_folder, study_key
 from wazuka.study.provenance import check_backbones
 from wazuka.study.steps import Settings
 
@@ -116,15 +116,19 @@ def _check_folder(run: Path, key: str, study: Study, *, overwrite: bool) -> None
         ):
             (run / name).unlink(missing_ok=True)
         return
-    inside = {one.name for one in run.iterdir()} if run.is_dir() else set()
-    stranger = sorted(
-        inside
-        - {"dataset", ".lock", "study.yaml", "splits.parquet", "attributes.parquet", "data.json", "artifacts", "trials"}
-    )
-    if stranger:
-        raise ArtifactError(f"{run} is not empty and no run folder (it holds `{stranger[0]}`); choose another --out.")
+    inside = _refuse_strangers(run)
     if inside - {"dataset", ".lock"} and not overwrite and study.name:
         say(f"{run} holds an unfinished preparation; it is made again.")
+
+
+def _refuse_strangers(run: Path) -> set[str]:
+    """Names in a folder that has no plan yet; refused before anything, a lock too, is written into a user's folder."""
+    inside = {one.name for one in run.iterdir()} if run.is_dir() else set()
+    known = {"dataset", ".lock", "study.yaml", "splits.parquet", "attributes.parquet", "data.json"}
+    stranger = sorted(inside - known - {"artifacts", "trials"})
+    if stranger and "plan.json" not in inside:
+        raise ArtifactError(f"{run} is not empty and no run folder (it holds `{stranger[0]}`); choose another --out.")
+    return inside
 
 
 def run_study(
@@ -150,11 +154,17 @@ def run_study(
         WazukaError: For whatever is wrong before work starts, and when the disk is full.
     """
     run = Path(out)
-    if not run.is_file():
-        run.mkdir(parents=True, exist_ok=True)
     _check_is_folder(run)
+    _refuse_strangers(run)
+    new = not run.exists()
+    run.mkdir(parents=True, exist_ok=True)
     with locked(run):
-        plan, data, split_table = prepare(study, run, overwrite=overwrite)
+        try:
+            plan, data, split_table = prepare(study, run, overwrite=overwrite)
+        except WazukaError:
+            if new:
+                shutil.rmtree(run)  # refused before anything was made: nothing stays behind
+            raise
         write_text(run / "study.yaml", yaml.safe_dump(to_mapping(study), sort_keys=False, allow_unicode=True))
         write_table(run / "splits.parquet", split_table)
         write_table(run / "attributes.parquet", study_data.attributes(data))
@@ -188,7 +198,8 @@ def _checks(data: study_data.StudyData) -> dict[str, Any]:
 def _certify(run: Path, plan: Plan, data: study_data.StudyData, settings: Settings) -> None:
     """Add the leakage certificate to `data.json`, measured on frozen features that the study has computed anyway."""
     facts = read_json(run / "data.json")
-    step = next((one for one in plan.steps.values() if one.kind == "features"), None)
+    made = [one for one in plan.steps.values() if one.kind == "features" and _has_encoder(run, plan, one)]
+    step = made[0] if made else None
     if facts["leakage"] is not None or step is None:
         return
     from wazuka.study import steps
@@ -200,6 +211,12 @@ def _certify(run: Path, plan: Plan, data: study_data.StudyData, settings: Settin
         data.main, tables_of(data.main), cache=Path(settings.cache), threads=settings.workers, matrix=matrix
     )
     write_json(run / "data.json", facts | {"leakage": found})
+
+
+def _has_encoder(run: Path, plan: Plan, step: Step) -> bool:
+    """Whether the encoder of a `features` step is there: its pretraining may have failed."""
+    folder = step_folder(run, plan.steps[step.args["encoder"]])
+    return folder is not None and is_finished(folder)
 
 
 def collect_results(run: Path, plan: Plan) -> pd.DataFrame:

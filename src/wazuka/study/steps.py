@@ -43,10 +43,21 @@ from wazuka.data.transform import ImageTransform, TrainedOn
 from wazuka.data.views import Images, LabeledImages
 from wazuka.nn import encoders, features, predictors
 from wazuka.nn.encoders import Encoder
+from wazuka.study import provenance
 from wazuka.study.config import Strategy, Study, resolve_study
-from wazuka.study.data import StudyData, TrialRows, load_study_data, rows_hash, seen_table, split_groups, trial_rows
+from wazuka.study.data import (
+    StudyData,
+    TrialRows,
+    join_seen,
+    load_study_data,
+    pretraining_rows,
+    rows_hash,
+    seen_table,
+    split_groups,
+    trial_rows,
+)
 from wazuka.study.plan import Plan, Step, step_folder
-from wazuka.training.roles import AdaptTask, Fitted, Runtime
+from wazuka.training.roles import AdaptTask, Fitted, PretrainTask, Runtime
 
 PACKAGES = (
     "wazuka",
@@ -243,7 +254,26 @@ def _do_encoder(context: Context, step: Step, settings: Settings) -> dict[str, A
     assert folder is not None
     encoder = encoders.from_spec(step.args["backbone"])
     encoders.save_encoder(encoder, folder)
+    _carry_seen(context, encoder, folder)
     return {"backbone": encoder.name, "license": encoder.license, "commercial_use": encoder.commercial_use}
+
+
+def _carry_seen(context: Context, encoder: Encoder, folder: Path) -> None:
+    """Take along what a backbone artifact has seen; patients only where their ids mean the same here."""
+    source = None if encoder.path is None else encoder.path.parent
+    if source is None or not (source / "seen.parquet").is_file():
+        return
+    seen = read_table(source / "seen.parquet")
+    if not provenance.comparable(source, context.data):
+        seen["patient_hash"] = ""
+    write_table(folder / "seen.parquet", seen)
+
+
+def encoder_seen(context: Context, step_id: str) -> list[pd.DataFrame]:
+    """What the encoder of a finished `encoder` or `pretrain` step has seen, where it says so."""
+    folder = step_folder(context.run, context.plan.steps[step_id])
+    assert folder is not None
+    return [read_table(folder / "seen.parquet")] if (folder / "seen.parquet").is_file() else []
 
 
 def _do_pretrain(context: Context, step: Step, settings: Settings) -> dict[str, Any]:
@@ -253,23 +283,32 @@ def _do_pretrain(context: Context, step: Step, settings: Settings) -> dict[str, 
     strategy = context.study.strategy(step.args["strategy"])
     assert strategy.pretrain is not None
     group = context.splits[step.args["repeat"], step.args["train_domain"]]
-    rows = context.data.rows_of(group.loc[group["role"] != "test", "id"].tolist())
-    if step.args["train_domain"] in context.data.domains:
-        rows = rows[rows["domain"] == step.args["train_domain"]]
-    rows = rows[rows["source"] == 0]
+    rows = pretraining_rows(context.data, group, train_domain=step.args["train_domain"])
     pixels = _pixels(context, step.args["pixels"], settings)
-    method = pretrain.METHODS[strategy.pretrain.name]
-    encoder, notes = method.fit(
-        pixels.images(rows["row"].to_numpy(np.int64)),
+    task = PretrainTask(
+        name=step.key,
+        images=pixels.images(rows["row"].to_numpy(np.int64)),
         encoder=_encoder(context, step.args["encoder"]),
-        config=strategy.pretrain.config,
         seed=step.args["seed"],
-        runtime=_runtime(folder, settings),
+        intensity=pixels.intensity,
+        window=strategy.image.window,
     )
-    encoders.save_encoder(encoder, folder)
-    write_table(folder / "seen.parquet", seen_table(rows, labeled=False))
-    config = {"method": strategy.pretrain.name, "config": strategy.pretrain.config}
-    return {"config": config, "rows_hash": rows_hash(rows, labeled=False), "seed": step.args["seed"], "notes": notes}
+    method = pretrain.METHODS[strategy.pretrain.name]
+    result = method.fit(task, config=strategy.pretrain.config, runtime=_runtime(folder, settings))
+    encoder = encoders.save_encoder(result.encoder, folder, state=result.state)
+    seen = join_seen(seen_table(rows, labeled=False), *encoder_seen(context, step.args["encoder"]))
+    write_table(folder / "seen.parquet", seen)
+    return {
+        "config": {"method": strategy.pretrain.name, "config": strategy.pretrain.config},
+        "backbone": encoder.name,
+        "license": encoder.license,
+        "commercial_use": encoder.commercial_use,
+        "images": len(rows),
+        "rows_hash": rows_hash(rows, labeled=False),
+        "seed": step.args["seed"],
+        "notes": result.notes,
+        "curves": result.curves,
+    }
 
 
 def _do_adapt(context: Context, step: Step, settings: Settings) -> dict[str, Any]:
@@ -323,10 +362,12 @@ def adapt_task(context: Context, task: dict[str, Any], settings: Settings) -> Ad
     labeled = rows.labeled
     assert (labeled["source"] == 0).all(), "training rows come from the main dataset only"
     cache = _pixels(context, task["pixels"][0], settings)
-    found = None
+    others = rows.unlabeled.loc[rows.unlabeled["source"] == 0, "row"].to_numpy(np.int64)
+    found = other_features = None
     if method.input == "features":
-        found = np.asarray(_features(context, task["features"][0], settings)[labeled["row"].to_numpy(np.int64)])
-    others = rows.unlabeled[rows.unlabeled["source"] == 0]
+        matrix = _features(context, task["features"][0], settings)
+        found = np.asarray(matrix[labeled["row"].to_numpy(np.int64)])
+        other_features = np.asarray(matrix[others]) if method.semi_supervised else None
     return AdaptTask(
         name=task["key"],
         labeled=labeled_images(context.data, labeled, rows.is_val, cache.images(labeled["row"].to_numpy(np.int64))),
@@ -335,8 +376,9 @@ def adapt_task(context: Context, task: dict[str, Any], settings: Settings) -> Ad
         encoder=_encoder(context, task["encoder"]),
         inner_split=rows.inner_split,
         seed=task["seed"],
-        unlabeled=cache.images(others["row"].to_numpy(np.int64)) if method.semi_supervised else None,
+        unlabeled=cache.images(others) if method.semi_supervised else None,
         features=found,
+        unlabeled_features=other_features,
         intensity=context.data.main.card.intensity,
         window=strategy.image.window,
     )

@@ -18,7 +18,7 @@ from wazuka.evaluate import intervals, predictions
 from wazuka.nn import predictors
 from wazuka.nn.measure import measure
 from wazuka.study import steps
-from wazuka.study.data import rows_hash, seen_table
+from wazuka.study.data import join_seen, rows_hash, seen_table
 from wazuka.study.plan import Step, step_folder
 
 WORST = 8
@@ -32,8 +32,8 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
     args, data = step.args, context.data
     strategy = context.study.strategy(args["strategy"])
     rows = steps.rows_of_task(context, args)
+    method = adapt.METHODS[strategy.adapt.name]
     if args["artifact"] is None:
-        method = adapt.METHODS[strategy.adapt.name]
         task = steps.adapt_task(context, args, settings)
         runtime = steps.Runtime(device=settings.device, threads=settings.threads, folder=folder)
         (fitted,) = method([task], config=strategy.adapt.config, runtime=runtime)
@@ -54,7 +54,10 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
         threshold=kept["threshold"],
     )
     write_table(folder / "predictions.parquet", table)
-    write_table(folder / "seen.parquet", seen_table(rows.labeled, labeled=True))
+    seen = [seen_table(rows.labeled, labeled=True)]
+    if method.semi_supervised:
+        seen.append(seen_table(rows.unlabeled, labeled=False))
+    write_table(folder / "seen.parquet", join_seen(*seen, *steps.encoder_seen(context, args["encoder"])))
     write_table(folder / "results.parquet", score(context, step, table, kept["threshold"], agreement(rows.test)))
     worst = keep_worst(context, rows.test, table, probabilities, args, settings, folder)
     speed = {}
@@ -74,6 +77,7 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
         "local_labels": args["local_labels"],
         "config": strategy,
         "rows_hash": rows_hash(rows.labeled),
+        "unlabeled_rows_hash": rows_hash(rows.unlabeled, labeled=False) if method.semi_supervised else None,
         "split_hash": args["split_hash"],
         "seed": args["seed"],
         "threshold": kept["threshold"],

@@ -1,12 +1,13 @@
 """The roles: what a technique is given, what it gives back, how it declares itself. Read this before adding one.
 
 A technique is one file with a frozen dataclass `Config` and one object `METHOD` (an `Adapter` or a `Pretrainer`) at its
-end, plus one entry in its package's `METHODS` registry. Techniques never import each other; they meet on disk.
+end, plus one entry in its package's `METHODS` registry. Techniques never import each other; they meet on disk. Pixels
+become a network's input through `nn.normalize`, with the task's `intensity` and `window`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,8 @@ import numpy as np
 from wazuka.data.views import Images, LabeledImages
 
 if TYPE_CHECKING:
+    import torch
+
     from wazuka.nn.backbones import Encoder
     from wazuka.nn.predictors import Predictor
 
@@ -45,10 +48,12 @@ class AdaptTask:
         name: The trial's key.
         labeled: The rows of the budget, with labels.
         unlabeled: The trial's other training images, without labels; None unless the method is `semi_supervised`.
+        unlabeled_features: Their frozen features, for methods with `input="features"`; else None.
         classes: Class names; their order is that of labels and probability columns.
         positive: Index of the positive class (two classes), else None.
         encoder: The backbone to start from.
         features: Frozen features of the labeled rows, (n, dim) float32, for methods with `input="features"`; else None.
+            Of train and val rows alike, in the order of `labeled`.
         inner_split: Whether the budget allows choices on held-out parts of it (5 patients per class or more):
             cross-validated penalty and threshold, early stopping on `labeled.is_val`. Without it: fixed defaults.
         seed: Seed of all randomness of this trial.
@@ -65,6 +70,7 @@ class AdaptTask:
     seed: int
     unlabeled: Images | None = None
     features: np.ndarray | None = None
+    unlabeled_features: np.ndarray | None = None
     intensity: str = "rgb8"
     window: str | None = None
 
@@ -74,7 +80,8 @@ class Fitted:
     """What an adapter gives back for one task.
 
     Attributes:
-        predictor: Ready to predict; the study saves it.
+        predictor: Ready to predict; the study saves it. That of a method with `input="features"` also has
+            `predict_features` (`nn.predictors.FeaturePredictor`); `LinearHead` carries any linear rule on features.
         threshold: Decision threshold for the positive class (two classes), chosen inside the budget; 0.5 if not chosen.
         notes: Plain values for the record: penalty chosen and why, steps run, best step, certificate, defaults used.
         curves: Name -> list of (step, value), for the report's training curves.
@@ -101,7 +108,7 @@ class Adapter:
         batched: Whether `fit` gains from all tasks at once. Tasks must not influence each other's result.
         semi_supervised: Whether it uses `unlabeled`.
         tasks: The tasks it can do.
-        backbone_kinds: Encoder kinds it can work with; "onnx" and "features" only where the network stays frozen.
+        backbone_kinds: Encoder kinds it can work with; "onnx" only where the network stays frozen.
         cites: References as "Authors (year). Title. Venue. Identifier." for `wazuka cite`.
         images_trained: `images_trained(config, labels) -> int`: images that one training passes forward and backward
             through the network, for the estimate of time; None where no network is trained.
@@ -128,12 +135,53 @@ class Adapter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainTask:
+    """All that a pretrainer may see: training images without labels. Labels and test rows are not in it.
+
+    Attributes:
+        name: The step's key.
+        images: The training images of one split, of its own train domains.
+        encoder: The backbone to start from.
+        seed: Seed of all randomness.
+        intensity: Of the images, as in the dataset's card.
+        window: Window of Hounsfield units, for CT.
+    """
+
+    name: str
+    images: Images
+    encoder: Encoder
+    seed: int
+    intensity: str = "rgb8"
+    window: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """What a pretrainer gives back; the study saves it as an encoder.
+
+    Attributes:
+        encoder: Describes the network that `state` fits: the task's, unless the method changes its arguments.
+        state: New weights of that network, on the CPU: `network.state_dict()`, without heads used only in pretraining.
+            What else the method wants to keep, it writes into `runtime.folder`, which becomes the artifact.
+        notes: Plain values for the record.
+        curves: Name -> list of (step, value).
+    """
+
+    encoder: Encoder
+    state: Mapping[str, torch.Tensor]
+    notes: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pretrainer:
     """Declares a technique that turns images without labels into an encoder.
 
     Attributes:
-        fit: `fit(images, *, encoder, config, seed, runtime) -> (Encoder, notes)`: `images` is an `Images` view, the
-            returned encoder has the same architecture with new weights.
+        fit: `fit(task, *, config, runtime) -> Pretrained`.
+        images_trained: `images_trained(config, images) -> int`: images that one pretraining on so many passes forward
+            and backward through the network, for the estimate of time.
+        backbone_kinds: Encoder kinds it can work with.
         Others: as in `Adapter`.
     """
 
@@ -141,5 +189,7 @@ class Pretrainer:
     config: type
     summary: str
     code_version: int
-    fit: Callable[..., tuple[Encoder, dict[str, Any]]]
+    fit: Callable[..., Pretrained]
+    backbone_kinds: tuple[str, ...] = ("torch",)
     cites: tuple[str, ...] = ()
+    images_trained: Callable[[Any, int], int] | None = None

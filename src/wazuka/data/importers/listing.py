@@ -172,6 +172,11 @@ def find_files(source: Path, suffixes: Iterable[str]) -> list[Path]:
         inside = folder[len(base) :].replace(os.sep, "/").lstrip("/")
         start = f"{inside}/" if inside else ""
         found += [start + one for one in files if one.lower().endswith(endings) and not one.startswith(".")]
+    for one in found:
+        try:
+            one.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"File name {one!r} in {base} is not UTF-8; rename the file.") from error
     return [source / one for one in sorted(found)]
 
 
@@ -210,7 +215,7 @@ def parse_mask_classes(text: str) -> dict[int, str]:
     classes: dict[int, str] = {}
     for part in text.split(","):
         value, sign, name = (one.strip() for one in part.partition("="))
-        if not sign or not name or not value.isdigit() or int(value) == 0:
+        if not sign or not name or not re.fullmatch(r"[0-9]{1,9}", value) or int(value) == 0:
             raise ConfigError(
                 f"--mask-classes part `{part.strip()}` is wrong; write VALUE=NAME with a value above 0, as in 1=liver,2=tumor."
             )

@@ -94,6 +94,8 @@ def read_table_file(path: Path) -> pd.DataFrame:
     Raises:
         DataError: If the file is missing, is no table or has no rows or no columns.
     """
+    if path.is_dir():
+        raise DataError(f"Table {path} is a folder; give the path of a CSV, TSV or Parquet file.")
     if not path.is_file():
         raise DataError(f"Table {path} does not exist{_near_file(path)}; give the path of a CSV, TSV or Parquet file.")
     try:
@@ -102,7 +104,7 @@ def read_table_file(path: Path) -> pd.DataFrame:
             table = pd.DataFrame({str(name): _as_text(table[name]) for name in table.columns})
         else:
             table = _read_text_table(path)
-    except (OSError, ValueError, UnicodeError, pd.errors.ParserWarning) as error:
+    except (OSError, ValueError, UnicodeError, csv.Error, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"Table {path} cannot be read ({reason}); give a UTF-8 CSV, a TSV or a Parquet file with a header line."
