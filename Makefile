@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/wazuka demo --out demo
 
 test: setup
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
 
 check: setup
 	$(BIN)/ruff format --check src tests benchmarks

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from wazuka.core import threads
+
+threads.limit(1)  # before NumPy and torch are imported: small work is fastest on one thread, and two test processes share
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

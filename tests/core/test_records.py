@@ -159,3 +159,9 @@ def test_records_are_flushed_before_they_are_renamed(tmp_path: Path, monkeypatch
     assert seen == [False]
     assert records.RECORD == "record.json"
     assert time.time() - (tmp_path / "a.json").stat().st_mtime < 60
+
+
+def test_json_that_is_no_mapping_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("[]")
+    with pytest.raises(ArtifactError, match=r"plan\.json holds list, not a mapping"):
+        records.read_json(tmp_path / "plan.json")

@@ -89,7 +89,7 @@ def test_too_many_corrupt_files_stop_the_import_with_the_first_reasons(tmp_path:
         truncate(source / "a" / f"0{number}.png")
     text = _refused(source, tmp_path / "out")
     assert "4 of 20 images cannot be used (20.0 %, more than the 5 % of --max-corrupt): a/00.png: " in text
-    assert text.endswith("; and 1 more; mend or remove them.")
+    assert text.endswith("; and 1 more; mend or remove them, or raise --max-corrupt.")
     made = import_dataset(source, tmp_path / "out", options=ImportOptions(max_corrupt=20, simulated=True), workers=1)
     assert made.card.imported["options"] == {"max_corrupt": 20, "simulated": True}
     assert made.card.simulated

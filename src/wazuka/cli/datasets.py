@@ -114,9 +114,10 @@ def _print_table(checks: list[dict[str, Any]]) -> None:
     colors = {"issue": "red", "warning": "yellow", "passed": "green"}
     for one in checks:
         outcome = one["outcome"]
-        cells = (one["code"], one["name"], str(one["count"]), _shown(one["reason"]))
-        code, name, count, reason = (Text(cell) for cell in cells)  # as it is: `[/]` in a file name is no markup
-        table.add_row(code, Text(outcome, style=colors.get(outcome, "dim")), name, count, reason)
+        found = (one["code"], outcome, one["name"], str(one["count"]), _shown(one["reason"]))
+        cells = [Text(cell) for cell in found]  # as it is: `[/]` in a file name is no markup
+        cells[1].stylize(colors.get(outcome, "dim"))
+        table.add_row(*cells)
     Console().print(table)
 
 

@@ -77,15 +77,20 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a damaged file is an ArtifactError that names it."""
+    """Read a JSON mapping; a damaged file is an ArtifactError that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; give a folder that a finished Wazuka command wrote.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(
             f"{path} is not valid JSON ({error}); remove the folder and run the command again."
         ) from error
+    if not isinstance(value, dict):
+        raise ArtifactError(
+            f"{path} holds {type(value).__name__}, not a mapping; remove the folder and run the command again."
+        )
+    return value
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

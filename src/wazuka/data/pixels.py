@@ -164,7 +164,7 @@ def build_pixels(
     if not len(rows):
         raise DataError(f"{dataset.folder} has no usable image; import a folder with readable images.")
     if on_misfit == "error":
-        _refuse_misfits(rows, transform)
+        refuse_misfits(rows, transform)
     folder = _own_folder(Path(cache), pixels_key(dataset, transform))
     if not records.is_finished(folder):
         with _alone(folder):
@@ -316,8 +316,12 @@ def _write_tables(folder: Path, rows: pd.DataFrame, outcome: Outcome) -> None:
         records.write_table(folder / "scales.parquet", scales)
 
 
-def _refuse_misfits(rows: pd.DataFrame, transform: ImageTransform) -> None:
-    """Refuse what the manifest already tells, before anything is decoded."""
+def refuse_misfits(rows: pd.DataFrame, transform: ImageTransform) -> None:
+    """Refuse a transform that some images cannot take, before anything is decoded.
+
+    Raises:
+        DataError: With their number and the first reason.
+    """
     found = find_misfits(rows, transform)
     if len(found):
         raise _misfit_error(found)

@@ -117,6 +117,20 @@ class RunFolder:
         return [str(name) for name in self.study["strategies"]]
 
 
+NEEDED = ("strategy", "budget", "labels", "repeat", "train_domain", "seconds")
+"""What the report reads of every trial's record."""
+
+
+def _whole_record(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / RECORD)
+    missing = [one for one in NEEDED if one not in record]
+    if missing:
+        raise ArtifactError(
+            f"{folder / RECORD} lacks `{missing[0]}`; remove the folder and run the study's command again."
+        )
+    return dict(record)
+
+
 def read_run(path: Path) -> RunFolder:
     """Read a run folder.
 
@@ -131,11 +145,15 @@ def read_run(path: Path) -> RunFolder:
         if key not in study:
             raise ArtifactError(f"{path}/study.yaml lacks `{key}`; it must be the resolved study that the run wrote.")
     plan, data = read_json(path / "plan.json"), read_json(path / "data.json")
+    if not {"card", "counts"} <= set(data):
+        raise ArtifactError(
+            f"{path / 'data.json'} lacks `card` or `counts`; remove it and run the study's command again."
+        )
     trials, failures, unfinished = [], [], []
     for planned in plan.get("trials", []):
         folder = path / "trials" / str(planned["key"])
         if is_finished(folder):
-            trials.append(Trial(folder, read_json(folder / RECORD)))
+            trials.append(Trial(folder, _whole_record(folder)))
         elif (folder / "failure.json").is_file():
             failures.append(dict(planned) | read_json(folder / "failure.json"))
         else:

@@ -23,6 +23,7 @@ import yaml
 from wazuka.core.errors import ArtifactError, OutOfSpace, WazukaError
 from wazuka.core.progress import say
 from wazuka.core.records import is_finished, read_json, read_table, write_json, write_table, write_text
+from wazuka.data.pixels import refuse_misfits
 from wazuka.study import data as study_data
 from wazuka.study.config import Study, to_mapping
 from wazuka.study.estimate import estimate
@@ -73,11 +74,17 @@ def prepare(study: Study, run: Path, *, overwrite: bool = False) -> tuple[Plan, 
     """
     data = study_data.load_study_data(study)
     key = study_key(study, data)
-    _check_folder(run, key, study, overwrite=overwrite)
+    replace = _check_folder(run, key, study, overwrite=overwrite)
+    for image in dict.fromkeys(one.image for one in study.strategies):
+        for dataset in data.datasets:
+            image.check(dataset.card.intensity)
+            refuse_misfits(dataset.usable, image)
     split_table = study_data.make_splits(study, data)
     plan = make_plan(study, data, split_table)
     plan = dataclasses.replace(plan, not_measured=(*plan.not_measured, *_left_out(data)))
     plan = dataclasses.replace(plan, not_measured=(*plan.not_measured, *check_backbones(study, data, split_table)))
+    if replace:  # only now that nothing of the new study is wrong
+        _clear(run)
     return plan, data, split_table
 
 
@@ -88,37 +95,24 @@ def _left_out(data: study_data.StudyData) -> list[tuple[str, str]]:
     ]
 
 
-def _check_folder(run: Path, key: str, study: Study, *, overwrite: bool) -> None:
+def _check_folder(run: Path, key: str, study: Study, *, overwrite: bool) -> bool:
+    """Whether another study's run is to be replaced; refuse what may not be."""
     if run.is_file():
         raise ArtifactError(f"{run} is a file; give a folder as --out.")
     if (run / "plan.json").is_file():
         theirs = read_json(run / "plan.json").get("study_key")
         if theirs == key:
-            return
+            return False
         if not overwrite:
             raise ArtifactError(
                 f"Run folder {run} belongs to another study or to other data (key {theirs}, this study has {key});"
                 " choose another --out, or replace it with --overwrite."
             )
-        for name in ("trials", "artifacts", "final"):
-            shutil.rmtree(run / name, ignore_errors=True)
-        for name in (
-            "results.parquet",
-            "report.html",
-            "report.ja.html",
-            "report.json",
-            "summary.md",
-            "data.json",
-            "attributes.parquet",
-            "report.joint.html",
-            "report.joint.ja.html",
-            "plan.json",
-        ):
-            (run / name).unlink(missing_ok=True)
-        return
+        return True
     inside = _refuse_strangers(run)
-    if inside - {"dataset", ".lock"} and not overwrite and study.name:
+    if inside - {"dataset", ".lock"} and not overwrite:
         say(f"{run} holds an unfinished preparation; it is made again.")
+    return False
 
 
 def _refuse_strangers(run: Path) -> set[str]:
@@ -129,6 +123,25 @@ def _refuse_strangers(run: Path) -> set[str]:
     if stranger and "plan.json" not in inside:
         raise ArtifactError(f"{run} is not empty and no run folder (it holds `{stranger[0]}`); choose another --out.")
     return inside
+
+
+def _clear(run: Path) -> None:
+    """Remove another study's run; its imported dataset stays."""
+    for name in ("trials", "artifacts", "final"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    for name in (
+        "results.parquet",
+        "report.html",
+        "report.ja.html",
+        "report.json",
+        "summary.md",
+        "data.json",
+        "attributes.parquet",
+        "report.joint.html",
+        "report.joint.ja.html",
+        "plan.json",
+    ):
+        (run / name).unlink(missing_ok=True)
 
 
 def run_study(
