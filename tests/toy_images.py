@@ -69,4 +69,5 @@ def make_task(images: Images, labels: np.ndarray, encoder: Encoder, *, seed: int
         inner_split=changes.get("inner_split", True),
         seed=seed,
         features=changes.get("features"),
+        intensity="hounsfield" if images.pixels.dtype == np.int16 else "rgb8",
     )

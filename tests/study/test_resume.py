@@ -49,7 +49,7 @@ def test_ten_kills_at_random_moments_lose_nothing_finished_and_change_no_number(
     clinic: Dataset, tmp_path: Path
 ) -> None:
     study = tmp_path / "study.yaml"
-    study.write_text(yaml.safe_dump(study_values(clinic, **STUDY)))
+    study.write_text(yaml.safe_dump(study_values(clinic, **STUDY), sort_keys=False))
     settings = Settings(cache=str(tmp_path / "cache-whole"), threads=1, workers=1)
     run_study(make_study(clinic, **STUDY), out=tmp_path / "whole", settings=settings)
     run, cache = tmp_path / "run", tmp_path / "cache"
@@ -92,7 +92,7 @@ def _wait_for_kill(process: subprocess.Popen[bytes], run: Path, rng: random.Rand
 def test_a_dask_cluster_that_loses_a_worker_half_way_gives_the_same_results(clinic: Dataset, tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     values = STUDY | {"strategies": {"probe": PROBE, "net": NETWORK | {"repeats": 2}}}
-    study.write_text(yaml.safe_dump(study_values(clinic, **values)))
+    study.write_text(yaml.safe_dump(study_values(clinic, **values), sort_keys=False))
     cache = tmp_path / "cache"
     settings = Settings(cache=str(cache), threads=1, workers=1)
     run_study(make_study(clinic, **values), out=tmp_path / "whole", settings=settings)
@@ -157,7 +157,7 @@ class _Cluster:
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_resumable_run_and_says_so(clinic: Dataset, tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
-    study.write_text(yaml.safe_dump(study_values(clinic, **STUDY)))
+    study.write_text(yaml.safe_dump(study_values(clinic, **STUDY), sort_keys=False))
     process = start(study, tmp_path / "run", tmp_path / "cache")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("trials/*/record.json")) and time.monotonic() < deadline:

@@ -32,6 +32,9 @@ PATH_FAULTS = {
 }
 """What a path or a disk refuses, whichever command meets it, and what would be right: no fault of ours."""
 
+INTERRUPTED = 130
+STOPPED = "Stopped. The same command goes on where this one stopped."
+
 app = typer.Typer(
     name="wazuka",
     help="Which way of getting more from few labels pays off on your own medical images?\n\n"
@@ -72,11 +75,12 @@ def run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, prog_name="wazuka", standalone_mode=False)
-        return int(result or 0)
+        code = int(result or 0)
+        return _fail(STOPPED, code) if code == INTERRUPTED else code  # the library turns Ctrl-C into this exit code
     except WazukaError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("Stopped. The same command goes on where this one stopped.", 130)
+        return _fail(STOPPED, INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -89,7 +93,7 @@ def run(arguments: list[str]) -> int:
                 return 0
             return int(code)
         if type(error).__name__ == "Abort":
-            return _fail("Stopped.", 130)
+            return _fail(STOPPED, INTERRUPTED)
         if hasattr(error, "format_message"):
             return _fail(_usage(error, command), 2)
         if isinstance(error, OSError) and error.errno in PATH_FAULTS:
