@@ -365,3 +365,11 @@ def test_final_does_not_go_on_from_another_strategys_checkpoint(
     weights = [sorted((tmp_path / name / "final").glob("*.safetensors")) for name in ("clean", "interrupted")]
     assert [p.read_bytes() for p in weights[0]] == [p.read_bytes() for p in weights[1]] and weights[0]
     assert not list((tmp_path / "interrupted" / "final").glob("checkpoint*"))
+
+
+def test_what_a_killed_process_was_writing_is_removed(clinic: Dataset, settings: Settings, tmp_path: Path) -> None:
+    study = make_study(clinic, strategies={"probe": PROBE}, budgets=["100%"], repeats=1)
+    run_study(study, out=tmp_path / "run", settings=settings)
+    (tmp_path / "run" / ".results.parquet.abc.part").write_text("half")
+    run_study(study, out=tmp_path / "run", settings=settings)
+    assert not list((tmp_path / "run").rglob("*.part"))
