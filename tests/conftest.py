@@ -9,7 +9,9 @@ import pytest
 
 from wazuka.core import threads
 
-threads.limit(1)  # before NumPy and torch are imported: small work is fastest on one thread, and two test processes share
+threads.limit(
+    1
+)  # before NumPy and torch are imported: small work is fastest on one thread, and two test processes share
 
 
 @pytest.fixture(scope="session")

@@ -172,6 +172,8 @@ def run_study(
     new = not run.exists()
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
+        for part in run.glob(".*.part"):  # what a killed process was writing; nobody else writes while we hold the lock
+            part.unlink()
         try:
             plan, data, split_table = prepare(study, run, overwrite=overwrite)
         except WazukaError:
