@@ -85,13 +85,13 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if type(error).__name__ in ("Exit", "NoArgsIsHelpError") and code is not None:
+        own = getattr(error, "exit_code", None)
+        if type(error).__name__ in ("Exit", "NoArgsIsHelpError") and own is not None:
             shown = getattr(error, "format_message", str)()
             if type(error).__name__ == "NoArgsIsHelpError" and shown:
                 typer.echo(shown)
                 return 0
-            return int(code)
+            return int(own)
         if type(error).__name__ == "Abort":
             return _fail(STOPPED, INTERRUPTED)
         if hasattr(error, "format_message"):
