@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -373,3 +374,33 @@ def test_what_a_killed_process_was_writing_is_removed(clinic: Dataset, settings:
     (tmp_path / "run" / ".results.parquet.abc.part").write_text("half")
     run_study(study, out=tmp_path / "run", settings=settings)
     assert not list((tmp_path / "run").rglob("*.part"))
+
+
+def test_soft_labels_are_a_switch_that_only_votes_allow(clinic: Dataset, settings: Settings, tmp_path: Path) -> None:
+    from wazuka.data import manifest, votes
+
+    soft = {"soft": PROBE | {"soft_labels": True}, "hard": PROBE}
+    with pytest.raises(Exception, match=r"asks for soft labels, but .* has no annotators' votes"):
+        run_study(make_study(clinic, strategies=soft), out=tmp_path / "none", settings=settings)
+    card, rows = clinic.card, clinic.manifest.copy()
+    rng = np.random.default_rng(0)
+    rows["votes_irregular"] = np.where(
+        rows["label"] == "irregular", rng.integers(2, 4, len(rows)), rng.integers(0, 2, len(rows))
+    )
+    described = {"irregular": "votes_irregular", "voters": 3}
+    card = dataclasses.replace(
+        card, attributes=card.attributes | {"votes_irregular": "table"}, imported=card.imported | {"votes": described}
+    )
+    voted = manifest.save(tmp_path / "voted", card, rows, clinic.inspection)
+    study = make_study(voted, strategies=soft, budgets=["100%"], repeats=1)
+    run_study(study, out=tmp_path / "run", settings=settings)
+    table = read_table(tmp_path / "run" / "results.parquet")
+    brier = table[(table["metric"] == "brier") & (table["test_domain"] == "all")].set_index("strategy")["value"]
+    assert brier["soft"] != brier["hard"]
+    assert {"auroc_unanimous", "brier_disputed"} <= set(table["metric"])
+    data = steps.open_run(tmp_path / "run").data
+    shares = data.soft_labels(data.table)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    expected = data.main.usable["votes_irregular"].to_numpy(float) / 3
+    np.testing.assert_allclose(shares[:, data.classes.index("irregular")], expected[data.table["row"]])
+    assert votes.unanimous(data.main.usable, card).mean() == pytest.approx(np.isin(expected, (0, 1)).mean())

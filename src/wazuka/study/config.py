@@ -50,6 +50,8 @@ class Strategy:
     image: ImageTransform
     budgets: tuple[str, ...]
     repeats: int
+    soft_labels: bool = False
+    """Learn from the shares of the annotators' votes instead of one label (datasets with votes only)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,18 @@ STUDY_KEYS = (
     "name", "dataset", "task", "unlabeled", "image", "budgets", "repeats", "test", "baseline", "strategies", "goal",
     "gates", "costs", "threads_per_trial", "seed", "min_class_patients", "not_measured",
 )  # fmt: skip
-STRATEGY_KEYS = ("backbone", "weights", "pretrain", "synthesize", "adapt", "image", "budgets", "repeats", *LATER_KEYS)
+STRATEGY_KEYS = (
+    "backbone",
+    "weights",
+    "pretrain",
+    "synthesize",
+    "adapt",
+    "image",
+    "budgets",
+    "repeats",
+    "soft_labels",
+    *LATER_KEYS,
+)
 MOST_REPEATS = 1000
 """Beyond it splits and plan alone fill a machine's memory."""
 STRATEGY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -335,7 +348,14 @@ def _strategy(
         image=build(ImageTransform, merged, where=f"{where}.image"),
         budgets=_budgets(values["budgets"], where=f"{where}.budgets") if "budgets" in values else budgets,
         repeats=_repeats(values["repeats"], where=f"{where}.repeats") if "repeats" in values else repeats,
+        soft_labels=_switch(values.get("soft_labels", False), where=f"{where}.soft_labels"),
     )
+
+
+def _switch(value: Any, *, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where} is {value!r}; write true or false.")
+    return value
 
 
 def _located(backbone: str, folder: Path) -> str:
@@ -390,6 +410,8 @@ def to_mapping(study: Study) -> dict[str, Any]:
             if method is not None:
                 entry[key] = {"method": method.name} | _plain(dataclasses.asdict(method.config))
         entry |= {"image": _plain(dataclasses.asdict(one.image)), "budgets": list(one.budgets), "repeats": one.repeats}
+        if one.soft_labels:
+            entry["soft_labels"] = True
         values["strategies"][one.name] = entry
     values["goal"] = dataclasses.asdict(study.goal)
     values["gates"] = dataclasses.asdict(study.gates)

@@ -72,6 +72,15 @@ class StudyData:
         assert (positions >= 0).all(), "an id that the study does not have"
         return self.table.iloc[positions].reset_index(drop=True)
 
+    def soft_labels(self, rows: pd.DataFrame) -> np.ndarray:
+        """Shares of the annotators' votes of rows of the main dataset, float64 (n, classes), each row of sum 1."""
+        card = self.main.card
+        shares = votes.soft_labels(self.main.usable, card)[rows["row"].to_numpy(np.int64)]
+        shares = shares[:, [card.classes.index(one) for one in self.classes]]
+        certain = np.eye(len(self.classes))[self.label_codes(rows)]  # where all votes went to a class that is left out
+        total = shares.sum(axis=1, keepdims=True)
+        return np.where(total > 0, shares / np.where(total > 0, total, 1), certain)
+
     @cached_property
     def labels(self) -> pd.Series:
         """Label per id, of all rows."""
@@ -99,6 +108,12 @@ def load_study_data(study: Study) -> StudyData:
         raise DataError(f"Dataset {main.folder} has no labels; a study needs labels for at least some images.")
     if task == "segmentation":
         raise ConfigError("This version has no segmentation strategy; choose `task: classification` and label images.")
+    wants_votes = [one.name for one in study.strategies if one.soft_labels]
+    if wants_votes and not main.card.imported.get("votes"):
+        raise DataError(
+            f"Strategy `{wants_votes[0]}` asks for soft labels, but {main.folder} has no annotators' votes; import a table"
+            " with columns `votes_CLASS`, or leave `soft_labels` out."
+        )
     table = _rows(main, 0, study)
     datasets = [main]
     if study.test.dataset is not None:

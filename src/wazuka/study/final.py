@@ -80,7 +80,7 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
         matrix = np.load(path, mmap_mode="r")
         found = np.asarray(matrix[numbers])
         other_features = np.asarray(matrix[others["row"].to_numpy(np.int64)]) if method.semi_supervised else None
-    labeled = steps.labeled_images(data, rows, is_val, cache.images(numbers))
+    labeled = steps.labeled_images(data, rows, is_val, cache.images(numbers), soft=chosen.soft_labels)
     task = AdaptTask(
         name=key,
         labeled=labeled,

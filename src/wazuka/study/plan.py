@@ -207,6 +207,7 @@ class _Planner:
             "budget": budget,
             "labels": labels,
             "local_labels": 0,
+            "soft_labels": strategy.soft_labels,
             "split_hash": self.split_hashes[group],
             "encoder": encoder_step,
             "features": feature_steps,

@@ -370,7 +370,13 @@ def adapt_task(context: Context, task: dict[str, Any], settings: Settings) -> Ad
         other_features = np.asarray(matrix[others]) if method.semi_supervised else None
     return AdaptTask(
         name=task["key"],
-        labeled=labeled_images(context.data, labeled, rows.is_val, cache.images(labeled["row"].to_numpy(np.int64))),
+        labeled=labeled_images(
+            context.data,
+            labeled,
+            rows.is_val,
+            cache.images(labeled["row"].to_numpy(np.int64)),
+            soft=strategy.soft_labels,
+        ),
         classes=context.data.classes,
         positive=context.data.positive,
         encoder=_encoder(context, task["encoder"]),
@@ -384,14 +390,17 @@ def adapt_task(context: Context, task: dict[str, Any], settings: Settings) -> Ad
     )
 
 
-def labeled_images(data: StudyData, rows: pd.DataFrame, is_val: np.ndarray, images: Images) -> LabeledImages:
-    """The labeled view of some rows."""
+def labeled_images(
+    data: StudyData, rows: pd.DataFrame, is_val: np.ndarray, images: Images, *, soft: bool
+) -> LabeledImages:
+    """The labeled view of some rows; `soft` adds the annotators' votes."""
     return LabeledImages(
         images=images,
         labels=data.label_codes(rows),
         patients=pd.factorize(rows["patient"], sort=True)[0].astype(np.int64),
         domains=np.maximum(pd.Categorical(rows["domain"], categories=data.domains).codes, 0).astype(np.int64),
         is_val=is_val,
+        soft_labels=data.soft_labels(rows) if soft else None,
     )
 
 
