@@ -22,8 +22,10 @@ from wazuka.study.run import run_study
 from wazuka.study.steps import Settings
 
 KILLS = 10
-STUDY = {"strategies": {"probe": PROBE, "net": NETWORK | {"repeats": 2}}, "budgets": [12, 30, "100%"], "repeats": 2}
-"""12 trials: 6 of a batched solve, 6 of a network."""
+TRIALS = 12
+SLOWER = NETWORK | {"repeats": 2, "adapt": {"method": "finetune", "steps": 40, "batch": 4, "lr": 1e-3}}
+STUDY = {"strategies": {"net": SLOWER, "probe": PROBE}, "budgets": [12, 30, "100%"], "repeats": 2}
+"""12 trials: 6 of a network, slow enough that kills hit different ones, then 6 of a batched solve."""
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -58,7 +60,8 @@ def test_ten_kills_at_random_moments_lose_nothing_finished_and_change_no_number(
     moments = []
     for kill in range(KILLS):
         process = start(study, run, cache)
-        _wait_for_kill(process, run, rng, early=kill < 3)
+        done = len(list(run.glob("trials/*/record.json")))
+        _wait_for_kill(process, run, rng, early=kill < 3 or done == TRIALS)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         now = stamps(run) if run.exists() else {}
@@ -77,7 +80,7 @@ def test_ten_kills_at_random_moments_lose_nothing_finished_and_change_no_number(
 def _wait_for_kill(process: subprocess.Popen[bytes], run: Path, rng: random.Random, *, early: bool) -> None:
     """Wait a random while: early kills hit imports and preparation, later ones hit trials as they come."""
     if early:
-        time.sleep(rng.uniform(0.2, 6))
+        time.sleep(rng.uniform(0.2, 2.5))
         return
     there = len(list(run.glob("trials/*/record.json")))
     deadline = time.monotonic() + 60
@@ -85,17 +88,17 @@ def _wait_for_kill(process: subprocess.Popen[bytes], run: Path, rng: random.Rand
         if len(list(run.glob("trials/*/record.json"))) > there:
             break
         time.sleep(0.01)
-    time.sleep(rng.uniform(0, 0.4))
+    if len(list(run.glob("trials/*/record.json"))) < TRIALS:
+        time.sleep(rng.uniform(0, 0.3))
 
 
 @pytest.mark.slow
 def test_a_dask_cluster_that_loses_a_worker_half_way_gives_the_same_results(clinic: Dataset, tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
-    values = STUDY | {"strategies": {"probe": PROBE, "net": NETWORK | {"repeats": 2}}}
-    study.write_text(yaml.safe_dump(study_values(clinic, **values), sort_keys=False))
+    study.write_text(yaml.safe_dump(study_values(clinic, **STUDY), sort_keys=False))
     cache = tmp_path / "cache"
     settings = Settings(cache=str(cache), threads=1, workers=1)
-    run_study(make_study(clinic, **values), out=tmp_path / "whole", settings=settings)
+    run_study(make_study(clinic, **STUDY), out=tmp_path / "whole", settings=settings)
     with _Cluster(cache, tmp_path) as cluster:
         process = start(study, tmp_path / "run", cache, "--scheduler", cluster.address)
         deadline = time.monotonic() + 120
