@@ -6,8 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from wazuka.core import threads
+
+settings.register_profile("fixed", derandomize=True, deadline=None)
+"""The same examples in every run; `WAZUKA_FUZZ=1 make test` draws new ones."""
+settings.register_profile("fuzz", deadline=None, print_blob=True)
+settings.load_profile("fuzz" if os.environ.get("WAZUKA_FUZZ") else "fixed")
 
 threads.limit(
     1

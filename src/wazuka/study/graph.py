@@ -17,8 +17,9 @@ from wazuka.core import threads
 from wazuka.core.errors import ConfigError
 from wazuka.core.progress import say, track
 from wazuka.core.records import is_finished
+from wazuka.study.context import Settings
 from wazuka.study.plan import Plan, Step, step_folder
-from wazuka.study.steps import Settings, run_step
+from wazuka.study.steps import run_step
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -109,7 +110,7 @@ def _client(workers: int, scheduler: str | None, settings: Settings) -> Iterator
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": environment, "distributed.worker.daemon": False}),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1",
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1",
             memory_limit=0, silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
