@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,62 @@ def test_stains_are_estimated_on_the_whole_image_before_the_crop(method: str) ->
     image = slide(TRUE_STAINS, seed=5)
     whole = stain.normalize(image, method)[0]
     assert np.array_equal(ImageTransform(crop=32, size=32, stain=method).apply(image), whole[32:64, 32:64])
+
+
+def test_macenko_equals_the_papers_steps_written_out_pixel_by_pixel() -> None:
+    image = slide(TRUE_STAINS, seed=8, side=48)
+    density = [[-math.log((int(value) + 1) / 240) for value in pixel] for pixel in image.reshape(-1, 3)]
+    tissue = np.array([pixel for pixel in density if min(pixel) > 0.15])
+    # The plane of most variance from the singular vectors of the centered densities, pointing to where densities are.
+    plane = [one if one.sum() > 0 else -one for one in np.linalg.svd(tissue - tissue.mean(axis=0))[2][:2]]
+    angles = sorted(math.atan2(float(pixel @ plane[1]), float(pixel @ plane[0])) for pixel in tissue)
+    at = [share * (len(angles) - 1) for share in (0.01, 0.99)]
+    low, high = (angles[int(one)] + (one % 1) * (angles[int(one) + 1] - angles[int(one)]) for one in at)
+    stains = [math.cos(one) * plane[0] + math.sin(one) * plane[1] for one in (low, high)]
+    hematoxylin, eosin = sorted(stains, key=lambda one: -one[0])
+    amounts = np.array([np.linalg.lstsq(np.stack([hematoxylin, eosin], axis=1), one, rcond=None)[0] for one in density])
+    top = [float(np.quantile(amounts[:, one], 0.99)) for one in range(2)]
+    expected = [
+        [
+            240 * math.exp(-(1.9705 * h / top[0] * reference_h + 1.0308 * e / top[1] * reference_e))
+            for reference_h, reference_e in ((0.5626, 0.2159), (0.7201, 0.8012), (0.4062, 0.5581))
+        ]
+        for h, e in amounts
+    ]
+    result, note = stain.macenko(image)
+    assert note is None
+    assert np.abs(result.reshape(-1, 3) - np.clip(expected, 0, 255)).max() <= 0.51, "rounded to whole levels, no more"
+
+
+def test_reinhard_equals_the_papers_steps_written_out_pixel_by_pixel() -> None:
+    image = slide(TRUE_STAINS, seed=9, side=48)
+
+    def forward(pixel: np.ndarray) -> list[float]:
+        r, g, b = (max(float(one), 1.0) for one in pixel)
+        cones = (
+            0.3811 * r + 0.5783 * g + 0.0402 * b,
+            0.1967 * r + 0.7244 * g + 0.0782 * b,
+            0.0241 * r + 0.1288 * g + 0.8444 * b,
+        )
+        long, medium, short = (math.log(one) for one in cones)
+        return [
+            (long + medium + short) / math.sqrt(3),
+            (long + medium - 2 * short) / math.sqrt(6),
+            (long - medium) / math.sqrt(2),
+        ]
+
+    def backward(lab: np.ndarray) -> np.ndarray:
+        a, b, c = lab[0] / math.sqrt(3), lab[1] / math.sqrt(6), lab[2] / math.sqrt(2)
+        cones = [math.exp(one) for one in (a + b + c, a + b - c, a - 2 * b)]
+        matrix = [[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]]
+        return np.linalg.solve(matrix, cones)
+
+    pixels = image.reshape(-1, 3)
+    lab = np.array([forward(pixel) for pixel in pixels])
+    tissue = [any(-math.log((int(value) + 1) / 240) > 0.15 for value in pixel) for pixel in pixels]
+    mean, std = lab[tissue].mean(axis=0), lab[tissue].std(axis=0)
+    moved = (lab - mean) / std * [0.50, 0.09, 0.020] + [8.75, -0.11, 0.045]
+    expected = np.clip([backward(one) for one in moved], 0, 255)
+    result, note = stain.reinhard(image)
+    assert note is None
+    assert np.abs(result.reshape(-1, 3) - expected).max() <= 0.51

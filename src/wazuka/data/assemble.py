@@ -188,20 +188,6 @@ def place_in_volume(
     return place.fillna(pd.Series(rank.reindex(items).array)).astype("Int64")
 
 
-def settle_spacing(listed: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
-    """Spacing of each row; where the importer measured the distance of slices, it replaces the file's thickness."""
-    if "slice_spacing_mm" not in listed:
-        return rows["spacing_mm"]
-    between = pd.to_numeric(listed["slice_spacing_mm"]).astype("Float64").array[rows["item"].to_numpy()]
-    return pd.Series(
-        [
-            own if own is None or pd.isna(step) else [own[0], own[1], float(step)]
-            for own, step in zip(rows["spacing_mm"], between, strict=True)
-        ],
-        dtype="object",
-    )
-
-
 def file_attributes(rows: pd.DataFrame, infos: list[FileInfo | None]) -> tuple[pd.DataFrame, dict[str, str]]:
     """Attributes that the files themselves carry (DICOM tags, sidecars), and where each comes from."""
     names = sorted({name for info in infos if info is not None and info.attributes for name in info.attributes})

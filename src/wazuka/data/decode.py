@@ -6,6 +6,7 @@ stumbled over it. No torch; each format's library is imported when a file of tha
     PNG JPEG BMP GIF PGM WebP JPEG 2000   formats/raster.py (Pillow)      TIFF    formats/tiff.py (tifffile)
     DICOM, with or without a suffix       formats/dicom.py (pydicom)      NIfTI   formats/nifti.py (nibabel)
     npz (MedMNIST)                        formats/npz.py (numpy)
+    whole slides (SVS, NDPI, MRXS ...)    formats/slide.py (openslide, extra `wsi`), for patches that annotations place
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 
@@ -38,12 +40,14 @@ SUFFIXES: dict[str, str] = {
     ".png": "raster", ".jpg": "raster", ".jpeg": "raster", ".jpe": "raster", ".bmp": "raster", ".gif": "raster", ".pgm": "raster",
     ".ppm": "raster", ".pnm": "raster", ".webp": "raster", ".jp2": "raster", ".tif": "tiff", ".tiff": "tiff", ".dcm": "dicom",
     ".dicom": "dicom", ".ima": "dicom", ".nii": "nifti", ".nii.gz": "nifti", ".npz": "npz",
+    ".svs": "slide", ".svslide": "slide", ".ndpi": "slide", ".mrxs": "slide", ".scn": "slide", ".vms": "slide", ".vmu": "slide",
+    ".bif": "slide",
 }  # fmt: skip
 """Suffix (lower case) -> format."""
 
 
 def format_of(path: Path) -> str | None:
-    """Tell the format: raster, tiff, dicom, nifti or npz; None if it is none of these.
+    """Tell the format: raster, tiff, dicom, nifti, npz or slide; None if it is none of these.
 
     The suffix decides; where it is unknown or absent, as DICOM archives like it, the DICM mark at byte 128 does.
     """
@@ -60,8 +64,13 @@ def is_image(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and format_of(path) is not None
 
 
-def probe(path: Path) -> FileInfo:
+def probe(path: Path, *, patches: bool = False) -> FileInfo:
     """Describe a file, from its header where the format allows that.
+
+    Args:
+        path: Any supported file.
+        patches: Only patches will be cut from it, so that a whole slide or a pyramid is described by its largest level;
+            else these are refused.
 
     Raises:
         DecodeError: If the file cannot be used as an image; the text is the reason.
@@ -74,9 +83,9 @@ def probe(path: Path) -> FileInfo:
 
             info = raster.probe(path)
         elif kind == "tiff":
-            from wazuka.data.formats import tiff
+            from wazuka.data.formats import slide, tiff
 
-            info = tiff.probe(path)
+            info = slide.probe_pyramid(path) if patches and slide.is_pyramid(path) else tiff.probe(path)
         elif kind == "dicom":
             from wazuka.data.formats import dicom
 
@@ -85,6 +94,14 @@ def probe(path: Path) -> FileInfo:
             from wazuka.data.formats import nifti
 
             info = nifti.probe(path)
+        elif kind == "slide":
+            from wazuka.data.formats import slide
+
+            if not patches:
+                raise DecodeError(
+                    "a whole-slide image, of which only patches around annotations (kinds midog, ccmct) are read; export regions as TIFF"
+                )
+            info = slide.probe(path)
         else:
             from wazuka.data.formats import npz
 
@@ -101,7 +118,8 @@ def decode(path: Path, frames: Sequence[int | None] = (None,)) -> list[np.ndarra
         frames: Frame numbers; None stands for the only image of a file.
 
     Returns:
-        One array per frame, (H, W) or (H, W, 3): uint8, uint16, int16 (Hounsfield units) or float32 (MR, PET).
+        One array per frame, (H, W) or (H, W, 3): uint8, uint16, int16 (Hounsfield units) or float32 (MR, PET). Of a
+        whole slide it is a `slide.Slide`, which reads what is sliced from it (`patches.cut`).
 
     Raises:
         DecodeError: If the file or a frame cannot be decoded; the text is the reason.
@@ -114,9 +132,15 @@ def decode(path: Path, frames: Sequence[int | None] = (None,)) -> list[np.ndarra
 
             return _repeat(raster.decode, path, frames)
         if kind == "tiff":
-            from wazuka.data.formats import tiff
+            from wazuka.data.formats import slide, tiff
 
+            if slide.is_pyramid(path):
+                return _repeat(slide.decode_pyramid, path, frames)
             return tiff.decode(path, frames)
+        if kind == "slide":
+            from wazuka.data.formats import slide
+
+            return _repeat(lambda one: cast(np.ndarray, slide.Slide(one)), path, frames)
         if kind == "dicom":
             from wazuka.data.formats import dicom
 

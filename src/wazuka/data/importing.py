@@ -24,11 +24,12 @@ import pandas as pd
 from wazuka.core.errors import ConfigError, DataError, nearest, unknown_name
 from wazuka.core.progress import say, track
 from wazuka.core.records import out_of_space
-from wazuka.data import assemble, inspect, manifest, patches
+from wazuka.data import annotated, assemble, inspect, manifest, patches, placed
 from wazuka.data.checking import check_all
 from wazuka.data.importers import importer, recognize
 from wazuka.data.importers.listing import SLIDE_SUFFIXES, ImportOptions, Listing, find_files
 from wazuka.data.pseudonyms import read_salt
+from wazuka.data.spacing import settle_spacing
 
 __all__ = ["ImportOptions", "import_dataset"]
 
@@ -61,6 +62,7 @@ def import_dataset(
     if options.salt_file is not None:
         read_salt(options.salt_file)  # a wrong file is an error now, also where no patient turns out to need it
     kind, recognized = _kind(source, options)
+    annotated.check_options(kind, options)
     listing = importer(kind).read(source, options)
     root = source if source.is_dir() else source.parent
     listed = listing.table(root)
@@ -69,9 +71,14 @@ def import_dataset(
     _refuse_slides(listed)
     notes = list(listing.notes)
     classes, positive = _settle_classes(listed, listing, options=options, notes=notes)
-    jobs, groups = assemble.lay_out(listed, root, patch=sizes)
-    answers = track(check_all(jobs, workers=workers), "checking files", len(jobs))
-    gathered = assemble.gather(answers, listed, groups)
+    if listed["patch_px"].notna().any():
+        jobs, groups = placed.lay_out(listed, root)
+        answers = track(check_all(jobs, workers=workers, check=placed.check), "checking files", len(jobs))
+        gathered = placed.gather(answers, listed, groups)
+    else:
+        jobs, groups = assemble.lay_out(listed, root, patch=sizes)
+        answers = track(check_all(jobs, workers=workers), "checking files", len(jobs))
+        gathered = assemble.gather(answers, listed, groups)
     _offer_nearest(gathered, listed, root)
     intensity = assemble.settle_intensity(gathered)
     _check_corrupt(gathered, listed, max_corrupt=options.max_corrupt)
@@ -271,7 +278,7 @@ def _assemble(
         id=ids,
         patient=patient,
         status=pd.Series("ok", index=rows.index).where(rows["reason"].isna(), "quarantined"),
-        spacing_mm=assemble.settle_spacing(listed, rows),
+        spacing_mm=settle_spacing(listed, rows, gathered.notes),
         **{name: rows[name] for name in ("frame", "reason", "height", "width", "sha256")},
     )
     inspection = rows[[name for name in inspect.COLUMNS if name != "id"]].assign(id=ids)[list(inspect.COLUMNS)]

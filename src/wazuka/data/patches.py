@@ -11,6 +11,9 @@ every pixel lies in a patch. A patch is blank, and left out with its count, unle
 - other images: its standard deviation is at least 2 % of the whole image's range (maximum - minimum).
 
 A patch whose mask has any foreground is always kept.
+
+Importers of annotated cells place patches themselves (`data/annotated.py`). Such a patch may overhang the image, so that
+its cell stays in its center: what lies outside is mirrored from inside, the edge pixel included.
 """
 
 from __future__ import annotations
@@ -110,4 +113,10 @@ def cut(image: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
     if not isinstance(side, int | float | np.number) or side != side:  # None, NA, NaN
         return image
     y, x, side = int(row["patch_y"]), int(row["patch_x"]), int(side)
-    return image[y : y + side, x : x + side]
+    height, width = image.shape[:2]
+    top, bottom, left, right = max(y, 0), min(y + side, height), max(x, 0), min(x + side, width)
+    inside = image[top:bottom, left:right]
+    if inside.shape[:2] == (side, side):
+        return inside
+    overhang = [(top - y, y + side - bottom), (left - x, x + side - right), (0, 0)]
+    return np.pad(inside, overhang[: inside.ndim], mode="symmetric")

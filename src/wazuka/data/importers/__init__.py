@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 KINDS = {
     "table": "wazuka.data.importers.table",
     "medmnist": "wazuka.data.importers.medmnist",
+    "midog": "wazuka.data.importers.midog",
+    "ccmct": "wazuka.data.importers.ccmct",
     "nnunet": "wazuka.data.importers.nnunet",
     "nifti": "wazuka.data.importers.nifti",
     "dicom": "wazuka.data.importers.dicom",
@@ -24,13 +26,16 @@ KINDS = {
 """Kind -> module, imported when it is asked."""
 
 OUTRANKS = {
+    "midog": ("ccmct", "table", "nnunet", "nifti", "dicom", "image-mask", "folder"),
+    "ccmct": ("table", "nnunet", "nifti", "dicom", "image-mask", "folder"),
     "table": ("nnunet", "nifti", "dicom", "image-mask", "folder"),
     "nnunet": ("nifti", "image-mask", "folder"),
     "nifti": ("image-mask",),
     "dicom": ("image-mask", "folder"),
     "image-mask": ("folder",),
 }
-"""Where two kinds recognize one source, the more telling one: a table names what a folder only holds; the PNG masks
+"""Where two kinds recognize one source, the more telling one: annotations of cells over their plain
+images; a table names what a folder only holds; the PNG masks
 beside a DICOM series are no images of their own; `images/` and `masks/` are no classes."""
 
 

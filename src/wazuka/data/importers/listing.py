@@ -23,14 +23,19 @@ IMAGE_SUFFIXES = tuple(one for one, kind in SUFFIXES.items() if kind in ("raster
 VOLUME_SUFFIXES = tuple(one for one, kind in SUFFIXES.items() if kind == "nifti")
 DICOM_SUFFIXES = tuple(one for one, kind in SUFFIXES.items() if kind == "dicom")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-SLIDE_SUFFIXES = (".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif")
+SLIDE_SUFFIXES = tuple(one for one, kind in SUFFIXES.items() if kind == "slide")
 """Whole-slide formats that only openslide reads (extra `wsi`)."""
 MASK_ENDINGS = ("_mask", "-mask", " mask", "_masks", "_seg", "_segmentation", "_label", "_labels", "_gt")
 """What a mask's name may have after the image's."""
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "segmentations", "annotations", "ground_truth", "groundtruth")
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 
-ROW_COLUMNS = ("path", "mask", "frame", "label", "patient", "patient_raw", "domain", "prompt", "volume", "id")
+PLACE_COLUMNS = ("patch_y", "patch_x", "patch_px")
+"""Where the importer itself places a patch: upper left corner and side in pixels (see `data/annotated.py`)."""
+ROW_COLUMNS = (
+    *("path", "mask", "frame", "label", "patient", "patient_raw", "domain", "prompt", "volume", "id"),
+    *PLACE_COLUMNS,
+)
 """Columns of `Listing.table` that are not attributes."""
 
 
@@ -53,6 +58,8 @@ class ImportOptions:
     positive: str | None = None
     patch: int | None = None
     """Side of the square patches that images are cut into, in pixels."""
+    patch_um: float | None = None
+    """Side of the patches around annotations in microns; instead of `patch`."""
     stride: int | None = None
     """Distance of neighboring patches in pixels; default `patch`."""
     salt_file: Path | None = None
@@ -126,7 +133,7 @@ class Listing:
             if name not in rows:
                 rows[name] = None
         for name in ROW_COLUMNS:
-            if name == "frame":
+            if name in ("frame", *PLACE_COLUMNS):
                 rows[name] = rows[name].astype("Int64")
             elif name == "patient_raw":
                 rows[name] = [one is not None and not pd.isna(one) and bool(one) for one in rows[name]]

@@ -29,6 +29,7 @@ from wazuka.data.importers.listing import (
     without_suffix,
 )
 from wazuka.data.manifest import COLUMNS
+from wazuka.data.spacing import MPP
 from wazuka.data.votes import read_votes
 
 KIND = "table"
@@ -46,6 +47,8 @@ READABLE = (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES, *DICOM_SUFFIXES, *SLIDE_SUFFIXES)
 TAKEN = (*COLUMNS, "volume", "slice", "parent", "patch_y", "patch_x", "patch_px")
 """Names that the manifest has a meaning for; a table's own column of such a name becomes `table_NAME`."""
 ROWS_PROBED = 20
+MICRONS = (0.01, 10_000)
+"""Plausible microns per pixel: from below any light microscope (where a value in mm would lie) to 10 mm."""
 
 
 def recognize(source: Path) -> str | None:
@@ -185,6 +188,9 @@ def read(source: Path, options: ImportOptions) -> Listing:
         if name in rest:
             rows[name] = _frames(table[name], path) if name == "frame" else table[name]
     rest = [name for name in rest if name not in ("id", "frame", "prompt", "volume")]
+    if MPP in rest:
+        known = _check_microns(table[MPP], path)
+        notes.append(f"column {MPP} (microns per pixel) gives the pixel spacing of {known} of {len(table)} images")
     _refuse_repeats(rows, path, column=columns["image"])
     classes = tuple(sorted(rows["label"].dropna().unique())) if "label" in rows else ()
     votes, counted = read_votes(table, classes)
@@ -351,6 +357,19 @@ def _frames(values: pd.Series, path: Path) -> pd.Series:
             f"Column `frame` of {path.name} holds `{values.iloc[row]}` in row {row + 2}; frames are whole numbers from 0."
         )
     return numbers.astype("Int64")
+
+
+def _check_microns(values: pd.Series, path: Path) -> int:
+    """Microns per pixel must be numbers of a plausible size; return how many there are."""
+    numbers = pd.to_numeric(values, errors="coerce").astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
+    known = values.notna().to_numpy(dtype=bool)
+    wrong = known & ~((numbers >= MICRONS[0]) & (numbers <= MICRONS[1]))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(
+            f"Column `{MPP}` of {path.name} holds `{values.iloc[row]}` in row {row + 2}; give microns per pixel from {MICRONS[0]:g} to {MICRONS[1]:,}, or leave the cell empty."
+        )
+    return int(known.sum())
 
 
 def _refuse_repeats(rows: pd.DataFrame, path: Path, *, column: str) -> None:
