@@ -15,6 +15,7 @@ settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("fuzz", deadline=None, print_blob=True)
 settings.load_profile("fuzz" if os.environ.get("WAZUKA_FUZZ") else "fixed")
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
 threads.limit(
     1
 )  # before NumPy and torch are imported: small work is fastest on one thread, and two test processes share

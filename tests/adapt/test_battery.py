@@ -46,7 +46,10 @@ def task_for(
     labels = toy_classes(16)[1] if classes == 2 else np.arange(16) % classes
     encoder = tiny_encoder()
     found = compute_features(images, encoder, intensity="rgb8") if method.input == "features" else None
-    return make_task(images, labels, encoder, seed=seed, inner_split=inner_split, features=found)
+    task = make_task(images, labels, encoder, seed=seed, inner_split=inner_split, features=found)
+    if method.semi_supervised:
+        task = dataclasses.replace(task, unlabeled=images.take(np.arange(4, 16)), unlabeled_features=found)
+    return task
 
 
 def run(method: Adapter, tasks: list[AdaptTask], folder: Path) -> list[Fitted]:

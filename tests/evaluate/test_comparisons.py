@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from wazuka.core.errors import ConfigError
 from wazuka.core.hashing import canonical_json
-from wazuka.evaluate.comparisons import compare, holm
+from wazuka.evaluate.comparisons import compare, holm, paired_difference
 from wazuka.evaluate.panel import Key, Panel
 
 CLASSES = {"classes": ("no", "yes"), "positive": "yes"}
@@ -148,3 +148,21 @@ def test_the_same_seed_gives_the_same_numbers_in_any_order(trials):
 def test_an_unknown_baseline_offers_the_nearest(panel):
     with pytest.raises(ConfigError, match=r"Unknown baseline `bas`\. Did you mean `base`\?"):
         compare(panel, metric="auroc", baseline="bas")
+
+
+def test_a_paired_difference_is_the_mean_difference_of_the_parts_chosen(make_study):
+    trials = make_study(np.random.default_rng(0), strategies={"a": (0.5,), "b": (2.0,)}, repeats=3, domains=2)
+    panel = Panel(trials, classes=("no", "yes"), positive="yes", draws=200)
+    first, second = Key("b", "50"), Key("a", "50")
+    for choose in (None, lambda cell: cell.part == "d1"):
+        found = paired_difference(panel, first, second, metric="auroc", cells=choose)
+        cells = [cell for cell in panel.scores[first] if cell.part == ("all" if choose is None else "d1")]
+        each = [
+            panel.values(first, cell, metric="auroc")[0] - panel.values(second, cell, metric="auroc")[0]
+            for cell in cells
+        ]
+        assert found.estimate == pytest.approx(np.mean(each))
+        assert found.low < found.estimate < found.high and found.repeats == 3
+        turned = paired_difference(panel, second, first, metric="auroc", cells=choose)
+        assert (turned.estimate, turned.low, turned.high) == pytest.approx((-found.estimate, -found.high, -found.low))
+    assert paired_difference(panel, first, second, metric="auroc", cells=lambda cell: False) is None

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from tests.toy_images import TINY, noise, tiny_encoder
 from wazuka.core.errors import ArtifactError, ConfigError
 from wazuka.core.places import config_folder
-from wazuka.nn import architectures, backbones, features
+from wazuka.core.records import read_json, read_table, write_json, write_table
+from wazuka.nn import architectures, backbones, encoders, features
 from wazuka.nn.cards import CARDS
 from wazuka.nn.rows import ArrayImages
 
@@ -37,18 +39,6 @@ def write_tiny(path: Path, *, seed: int = 5, **changes: torch.Tensor | None) -> 
 def outputs(encoder: backbones.Encoder) -> torch.Tensor:
     with torch.inference_mode():
         return encoder.build()(torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32))
-
-
-@pytest.mark.parametrize("name", CARDS)
-def test_a_card_says_what_the_network_says(name: str) -> None:
-    card = CARDS[name]
-    network = architectures.build_meta(card.arch, card.args)
-    spec = architectures.inspect_network(card.arch, card.args, network)
-    assert next(network.parameters()).device.type == "meta"
-    assert (card.feature_dim, card.parameters) == (spec.feature_dim, spec.parameters)
-    assert (card.input_size, card.mean, card.std) == (spec.size, spec.mean, spec.std)
-    assert card.license.lower() == spec.license.lower()
-    assert card.source == spec.source
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
@@ -193,6 +183,27 @@ def test_an_added_file_serves_under_its_name(tmp_path: Path) -> None:
         added.path.unlink()
 
 
+def test_added_weights_keep_what_their_training_has_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAZUKA_CONFIG", str(tmp_path / "config"))
+    backbones.save_encoder(tiny_encoder(seed=3), tmp_path / "artifact")
+    seen = pd.DataFrame({"patient_hash": ["p"], "image_sha256": ["i"], "labeled": [False]})
+    write_table(tmp_path / "artifact" / "seen.parquet", seen)
+    write_json(tmp_path / "artifact" / "record.json", {"fingerprint": "f", "salt": None, "device": "cpu"})
+    for name in ("mine.v2", "mine.v2", "copy"):
+        source = tmp_path / "artifact" / "encoder.safetensors"
+        backbones.add(name, source if name != "copy" else backbones.added_files()["mine.v2"])
+        table = backbones.resolve(name).provenance()
+        assert table is not None and table.name == f"{name}.seen.parquet"
+        pd.testing.assert_frame_equal(read_table(table), seen)
+        assert read_json(encoders.record_beside(table)) == {"fingerprint": "f", "salt": None}
+    assert set(backbones.added_files()) == {"mine.v2", "copy"}
+    loaded = backbones.resolve(str(tmp_path / "artifact")).provenance()
+    assert loaded is not None and encoders.record_beside(loaded) == tmp_path / "artifact" / "record.json"
+    write_tiny(tmp_path / "w.safetensors")
+    backbones.add(TINY, tmp_path / "w.safetensors")
+    assert backbones.resolve(TINY).provenance() is None and tiny_encoder().provenance() is None
+
+
 def test_a_state_dict_is_converted_and_a_pickled_object_refused(tmp_path: Path) -> None:
     state = write_tiny(tmp_path / "w.safetensors", seed=5)
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.pth")
@@ -292,12 +303,3 @@ def test_our_mobilenet_and_its_graph_give_the_same_features(shared_data: Path) -
     found = [features.compute_features(images, one, intensity="rgb8") for one in (ours, graph)]
     assert np.abs(found[0]).max() > 1
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
-
-
-def test_the_documentation_lists_the_cards_as_they_are() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
-    rows = [line for line in page.splitlines() if line.startswith("| `")]
-    for name, card in CARDS.items():
-        start = f"| `{name}` | {card.license} | {card.feature_dim} | {card.parameters:,} |"
-        (row,) = [one for one in rows if one.startswith(start)]
-        assert row.endswith("| hub |" if card.downloads else "| to be added |")

@@ -47,6 +47,12 @@ class FakeRun:
     costs: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Strategy -> seconds of one trial."""
+    loss: float = 0.0
+    """Skill lost out of domain (each-to-each)."""
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Strategy -> keys of its entry in the study file: `remedies`, `image`, `local_labels` (win back what `loss` takes)."""
+    backbones: tuple[dict[str, Any], ...] = ()
+    """Encoders of the plan beside mobilenetv1-025; the n-th belongs to the n-th strategy."""
     noise: float = 1.0
     seed: int = 0
 
@@ -73,6 +79,7 @@ def make(folder: Path, fake: FakeRun | None = None) -> Path:
         test = _test_rows(fake, images, repeat, train_domain)
         train_images = len(images) - len(test)
         for strategy in fake.strategies:
+            local = fake.entries.get(strategy, {}).get("local_labels", ())
             for budget in fake.budgets:
                 labels = train_images if budget == "100%" else int(budget)
                 key = hashlib.sha256(f"{strategy}|{budget}|{repeat}|{train_domain}".encode()).hexdigest()[:20]
@@ -90,6 +97,12 @@ def make(folder: Path, fake: FakeRun | None = None) -> Path:
                     )
                     continue
                 results.append(_trial(folder, fake, trial, test))
+                for number, target in [(n, d) for n in local for d in fake.domains if d != train_domain]:
+                    name = f"{key}|{number}|{target}"
+                    more = {"key": hashlib.sha256(name.encode()).hexdigest()[:20], "local_labels": number}
+                    adapted = trial | more | {"labels": labels + number, "target_domain": target}
+                    plan.append(adapted)
+                    results.append(_trial(folder, fake, adapted, test[test["domain"] == target]))
     _common(folder, fake, images, plan)
     pd.concat(results, ignore_index=True).to_parquet(folder / "results.parquet", index=False)
     if fake.final:
@@ -148,7 +161,10 @@ def _trial(folder: Path, fake: FakeRun, trial: dict[str, Any], test: pd.DataFram
     skill = 0.35 * np.log10(labels) + fake.strategies[strategy] * min(1.0, labels / 40)
     classes = len(fake.classes)
     signal = np.zeros((len(test), classes))
-    signal[np.arange(len(test)), test["code"]] = max(skill, 0.0)
+    lost = 0.0
+    if trial["train_domain"] in fake.domains:
+        lost = (test["domain"] != trial["train_domain"]).to_numpy() * fake.loss / (1 + trial["local_labels"] / 15)
+    signal[np.arange(len(test)), test["code"]] = np.maximum(skill - lost, 0.0)
     own = fake.noise * 0.35 * rng.normal(size=signal.shape)
     shift = 0.25 * rng.normal()
     signal[:, 0] += test["luck"].to_numpy() + shift
@@ -185,7 +201,8 @@ def _scores(fake: FakeRun, trial: dict[str, Any], table: pd.DataFrame, test: pd.
 
     positive = fake.classes[0] if len(fake.classes) == 2 else None
     fixed = {name: trial[name] for name in ("strategy", "budget", "labels", "repeat", "train_domain")}
-    fixed |= {"split_hash": _split_hash(trial), "trial": trial["key"], "local_labels": 0}
+    fixed |= {"split_hash": _split_hash(trial), "trial": trial["key"]}
+    fixed |= {"local_labels": trial["local_labels"]}
     parts = [(str(name), "", rows) for name, rows in table.groupby("test_domain")]
     if trial["train_domain"] == "all" and len(fake.domains) > 1:
         parts += [(str(name), "", rows) for name, rows in table.groupby("domain")]
@@ -235,7 +252,7 @@ def _record(fake: FakeRun, trial: dict[str, Any], threshold: float, worst: list[
         "step": "trial",
         **trial,
         "name": f"{trial['strategy']}, {trial['budget']} labels",
-        "inputs": ["adapt/aaaa", "encoder/bbbb"],
+        "inputs": ["adapt/aaaa", f"encoder/{_encoder(fake, trial['strategy'])}"],
         "config": {"name": trial["strategy"], "backbone": "mobilenetv1-025", "weights": "pretrained", "pretrain": None,
                    "adapt": {"name": "linear-probe", "config": {"penalties": 9}}, "image": {"crop": 64, "size": 224}},
         "rows_hash": "0" * 20, "split_hash": _split_hash(trial), "seed": 1, "threshold": threshold,
@@ -246,6 +263,12 @@ def _record(fake: FakeRun, trial: dict[str, Any], threshold: float, worst: list[
     }  # fmt: skip
 
 
+def _encoder(fake: FakeRun, strategy: str) -> str:
+    """Key of the strategy's encoder step."""
+    number = list(fake.strategies).index(strategy)
+    return f"cc{number}" if number < len(fake.backbones) else "bbbb"
+
+
 def _common(folder: Path, fake: FakeRun, images: pd.DataFrame, plan: list[dict[str, Any]]) -> None:
     study = {
         "name": fake.name, "dataset": "datasets/mitosis", "budgets": list(fake.budgets), "repeats": fake.repeats,
@@ -253,7 +276,8 @@ def _common(folder: Path, fake: FakeRun, images: pd.DataFrame, plan: list[dict[s
         else {"patients": "25%", "redraw": "auto"},
         "baseline": fake.baseline,
         "strategies": {name: {"backbone": "mobilenetv1-025", "weights": "pretrained",
-                              "adapt": {"method": "linear-probe"}} for name in fake.strategies},
+                              "adapt": {"method": "linear-probe"}} | fake.entries.get(name, {})
+                       for name in fake.strategies},
         "goal": fake.goal, "gates": fake.gates, "threads_per_trial": 2, "seed": 0, "min_class_patients": 5,
     }  # fmt: skip
     if fake.costs is not None:
@@ -265,6 +289,9 @@ def _common(folder: Path, fake: FakeRun, images: pd.DataFrame, plan: list[dict[s
             "weights_hash": "ab" * 32, "note": ""}}},
         {"kind": "adapt", "key": "aaaa", "name": "linear-probe", "needs": ["encoder/bbbb"], "args": {}},
     ]  # fmt: skip
+    for number, one in enumerate(fake.backbones):
+        args = {"backbone": {"weights_hash": f"{number}d" * 32, "note": ""} | one}
+        steps.append({"kind": "encoder", "key": f"cc{number}", "name": "backbone", "needs": [], "args": args})
     not_measured = [{"what": "strategy uni-lora", "why": "its weights are not on this machine (gated download)"}]
     _write(
         folder / "plan.json",
@@ -313,7 +340,7 @@ def _count(rows: pd.DataFrame) -> dict[str, int]:
 def _final(folder: Path, fake: FakeRun) -> None:
     record = {
         "schema": 1, "step": "final", "key": "final", "strategy": list(fake.strategies)[-1], "labels": 600,
-        "reason": "the baseline: no strategy was adopted", "seconds": 4.2, "size_mb": 1.9,
+        "reason": "the baseline: no strategy was adopted", "seconds": 4.2, "size_mb": 1.9, "memory_mb": 734.2,
         "latency_ms": {"median": 12.1, "p95": 15.8}, "trained_params": 514, "inputs": [],
         "device": "cpu", "threads": 2,
     }  # fmt: skip

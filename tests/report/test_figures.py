@@ -8,7 +8,9 @@ import xml.etree.ElementTree as ET
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wazuka.report.figures import Point, Row, Series, _log_scale, _ticks, curves, intervals, styles
+from wazuka.report.figures import Point, Row, Series, curves, intervals, styles
+from wazuka.report.svg import log_scale
+from wazuka.report.svg import ticks as make_ticks
 from wazuka.report.verdict import Bounds
 
 LOOKS = styles(["base", "new <b>"], "base")
@@ -37,7 +39,7 @@ def test_the_same_input_gives_the_same_bytes() -> None:
 
 
 def test_the_label_axis_is_logarithmic() -> None:
-    scale = _log_scale([10, 1000], 0.0, 100.0)
+    scale = log_scale([10, 1000], 0.0, 100.0)
     assert round(scale(100), 6) == 50.0
     assert scale(10) == 0.0 and round(scale(1000), 6) == 100.0
 
@@ -56,7 +58,7 @@ def test_every_point_lies_inside_the_frame(values: list[tuple[int, float]]) -> N
 
 @given(st.floats(-1, 1), st.floats(1e-3, 2))
 def test_ticks_are_round_and_inside_the_range(low: float, span: float) -> None:
-    ticks = _ticks(low, low + span, 6)
+    ticks = make_ticks(low, low + span, 6)
     assert 1 <= len(ticks) <= 8
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
     assert all(low - 1e-6 * span <= one <= low + span + 1e-6 * span for one in ticks)

@@ -11,7 +11,7 @@ from wazuka.data.importing import import_dataset
 from wazuka.data.manifest import Dataset
 from wazuka.data.phantoms import make_clinic
 from wazuka.study.config import Study, resolve_study
-from wazuka.study.steps import Settings
+from wazuka.study.context import Settings
 
 TINY = "test_resnet.r160_in1k"
 """timm's own network for tests: 0.5 M parameters, no weights needed with `weights: none`."""

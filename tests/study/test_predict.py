@@ -17,10 +17,10 @@ from wazuka.data.importers.listing import ImportOptions
 from wazuka.data.importing import import_dataset
 from wazuka.data.manifest import Dataset
 from wazuka.data.phantoms import make_clinic
+from wazuka.study.context import Settings
 from wazuka.study.final import make_final
 from wazuka.study.predict import evaluate_model, open_model, predict
 from wazuka.study.run import run_study
-from wazuka.study.steps import Settings
 
 
 @pytest.fixture(scope="module")

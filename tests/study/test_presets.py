@@ -10,8 +10,8 @@ import pytest
 from tests.study.conftest import TINY
 from wazuka.core.errors import ConfigError, NotEnoughData
 from wazuka.data.manifest import Dataset
+from wazuka.study.context import Settings
 from wazuka.study.presets import PRESETS, Wishes, make_study
-from wazuka.study.steps import Settings
 
 
 def chosen(clinic: Dataset, settings: Settings, tmp_path: Path, **wishes: object) -> object:

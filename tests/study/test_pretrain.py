@@ -16,12 +16,11 @@ from wazuka.core.records import read_json, read_table
 from wazuka.data.manifest import Dataset
 from wazuka.nn import predictors
 from wazuka.nn.encoders import load_encoder
-from wazuka.study import steps
+from wazuka.study.context import Settings, open_run, pixels_of
 from wazuka.study.final import make_final
 from wazuka.study.plan import make_plan
 from wazuka.study.predict import check_unseen, open_model
 from wazuka.study.run import run_study
-from wazuka.study.steps import Settings
 from wazuka.training.roles import Pretrainer
 
 TOY = PROBE | {"pretrain": "toy"}
@@ -88,8 +87,8 @@ def test_the_new_weights_are_those_that_the_trials_use_and_reload(done: Path) ->
     encoder = load_encoder(artifact(done))
     encoder.build()  # checks its hash
     assert encoder.pretrained
-    context = steps.open_run(done)
-    images = steps._pixels(
+    context = open_run(done)
+    images = pixels_of(
         context, context.plan.trials[0].args["pixels"][0], Settings(cache=str(done.parents[1] / "study-cache"))
     ).images(np.arange(4))
     for step in context.plan.trials:

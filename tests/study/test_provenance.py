@@ -15,10 +15,10 @@ from wazuka.core.records import read_json, write_json, write_table
 from wazuka.data.manifest import Dataset, save
 from wazuka.nn import backbones
 from wazuka.nn.encoders import save_encoder
+from wazuka.study.context import Settings
 from wazuka.study.data import load_study_data, make_splits
 from wazuka.study.provenance import check_backbones
 from wazuka.study.run import run_study
-from wazuka.study.steps import Settings
 
 
 def backbone(folder: Path, rows: pd.DataFrame, *, labeled: bool, fingerprint: str = "other") -> Path:

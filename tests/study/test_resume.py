@@ -18,8 +18,8 @@ from tests.study.conftest import NETWORK, PROBE, make_study, study_values
 from tests.study.test_run import numbers, stamps
 from wazuka.core.records import read_json, read_table
 from wazuka.data.manifest import Dataset
+from wazuka.study.context import Settings
 from wazuka.study.run import run_study
-from wazuka.study.steps import Settings
 
 KILLS = 10
 TRIALS = 12

@@ -22,9 +22,9 @@ from wazuka.data.manifest import Dataset
 from wazuka.evaluate.intervals import RESULT_COLUMNS
 from wazuka.study import steps, trial
 from wazuka.study.config import resolve_study
+from wazuka.study.context import Settings, features_of, open_run
 from wazuka.study.final import make_final
 from wazuka.study.run import locked, run_study
-from wazuka.study.steps import Settings
 
 
 def stamps(run: Path) -> dict[str, tuple[int, str]]:
@@ -115,13 +115,13 @@ def test_the_probes_scores_are_those_of_scikit_learn_on_the_runs_own_splits(
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    context = steps.open_run(done)
+    context = open_run(done)
     splits = read_table(done / "splits.parquet")
     for step in context.plan.trials:
         if step.args["strategy"] != "probe":
             continue
         record = read_json(done / "trials" / step.key / "record.json")
-        features = np.asarray(steps._features(context, step.args["features"][0], settings), np.float64)
+        features = np.asarray(features_of(context, step.args["features"][0], settings), np.float64)
         rows = clinic.usable.assign(number=range(len(clinic.usable))).set_index("id")
         group = splits[splits["repeat"] == step.args["repeat"]]
         train = rows.loc[group.loc[group["rank"] < step.args["labels"], "id"]]
@@ -398,7 +398,7 @@ def test_soft_labels_are_a_switch_that_only_votes_allow(clinic: Dataset, setting
     brier = table[(table["metric"] == "brier") & (table["test_domain"] == "all")].set_index("strategy")["value"]
     assert brier["soft"] != brier["hard"]
     assert {"auroc_unanimous", "brier_disputed"} <= set(table["metric"])
-    data = steps.open_run(tmp_path / "run").data
+    data = open_run(tmp_path / "run").data
     shares = data.soft_labels(data.table)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     expected = data.main.usable["votes_irregular"].to_numpy(float) / 3

@@ -7,6 +7,10 @@ METHODS = Registry(
     {
         "linear-probe": "wazuka.adapt.linear_probe",
         "finetune": "wazuka.adapt.finetune",
+        "lora": "wazuka.adapt.lora",
+        "knn": "wazuka.adapt.knn",
+        "prototype": "wazuka.adapt.prototype",
+        "fixmatch": "wazuka.adapt.fixmatch",
     },
 )
 """Name -> module. A new technique adds one line here."""

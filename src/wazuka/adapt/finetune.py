@@ -18,28 +18,16 @@ from torch import nn
 from torch.nn import functional
 
 from wazuka.core.hashing import derive_seed
-from wazuka.data.augment import augment
-from wazuka.data.views import Images, LabeledImages
-from wazuka.nn.encoders import Encoder
-from wazuka.nn.features import BATCH
 from wazuka.nn.network import Classifier
-from wazuka.nn.normalize import from_unit, to_unit
-from wazuka.nn.predictors import LinearHead, Network, to_probabilities
+from wazuka.nn.predictors import LinearHead, Network
+from wazuka.training import batches
+from wazuka.training.batches import TrainingImages
 from wazuka.training.loop import LoopSettings, Precision, Trained, train
 from wazuka.training.optim import OptimizerName, Schedule
 from wazuka.training.roles import Adapter, AdaptTask, Fitted, Runtime
-from wazuka.training.sampling import BalancedRows, ShuffledRows
-from wazuka.training.thresholds import DEFAULT, choose_threshold
 
-DEFAULT_EPOCHS = 30
-MIN_STEPS, MAX_STEPS = 100, 2000
-"""Bounds on the steps that `DEFAULT_EPOCHS` comes to; our choice."""
 PRETRAINED_LR, SCRATCH_LR, HEAD_LR = 1e-4, 1e-3, 3e-3
 """Learning rates where none is given; our choice."""
-EVALUATIONS = 20
-"""Validations of a training, at most one an epoch."""
-RESIDENT_BYTES = 2**30
-"""Pixels up to this size are kept on the device for the whole training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,46 +77,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"`steps: {self.steps}` and `epochs: {self.epochs}` are both given; give one of them.")
-        for name in ("steps", "epochs", "batch", "lr", "head_lr_factor", "patience", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"`{name}` is {value}; give a number above 0.")
-        for name, most in (("weight_decay", None), ("warmup", 1.0), ("label_smoothing", 1.0), ("ema", 1.0)):
-            value = getattr(self, name)
-            if value is not None and (value < 0 or (most is not None and value >= most)):
-                raise ValueError(
-                    f"`{name}` is {value}; give a number from 0{f' to below {most:g}' if most else ' on'}."
-                )
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The budget's pixels, normalized batch by batch on the device.
-
-    Attributes:
-        resident: All pixels on the device, where they fit; else they are read step by step.
-    """
-
-    images: Images
-    encoder: Encoder
-    intensity: str
-    window: str | None
-    device: str
-    resident: torch.Tensor | None
-
-    def unit(self, positions: np.ndarray) -> torch.Tensor:
-        """Images at `positions`, (B, C, H, W) float32 in [0, 1]."""
-        if self.resident is not None:
-            pixels = self.resident[torch.from_numpy(positions).to(self.device)]
-        else:
-            pixels = torch.from_numpy(self.images.batch(positions)).to(self.device, non_blocking=True)
-        return to_unit(pixels, intensity=self.intensity, window=self.window)
-
-    def logits(self, network: nn.Module, positions: np.ndarray) -> torch.Tensor:
-        """Outputs of a network in evaluation mode, (n, classes) float32."""
-        parts = [positions[start : start + BATCH] for start in range(0, len(positions), BATCH)]
-        with torch.no_grad():
-            return torch.cat([network(from_unit(self.unit(part), self.encoder)).float() for part in parts])
+        positive = ("steps", "epochs", "batch", "lr", "head_lr_factor", "patience", "clip_norm")
+        batches.require_range({name: getattr(self, name) for name in positive}, above=0)
+        batches.require_range({"weight_decay": self.weight_decay})
+        shares = ("warmup", "label_smoothing", "ema")
+        batches.require_range({name: getattr(self, name) for name in shares}, below=1)
 
 
 def fit(tasks: Sequence[AdaptTask], *, config: Config, runtime: Runtime) -> list[Fitted]:
@@ -137,34 +90,37 @@ def fit(tasks: Sequence[AdaptTask], *, config: Config, runtime: Runtime) -> list
 
 
 def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
-    labeled, encoder, device = task.labeled, task.encoder, runtime.device
+    encoder, device, classes = task.encoder, runtime.device, len(task.classes)
     seed = derive_seed(task.seed, "finetune", config.seed)
-    data = _open_data(task, device=device)
-    is_val = labeled.is_val if task.inner_split else np.zeros(len(labeled), bool)
-    train_rows, val_rows = np.flatnonzero(~is_val), np.flatnonzero(is_val)
-    targets = torch.from_numpy(_targets(labeled, len(task.classes))).to(device)
-    weights, shift = _class_weights(labeled.labels[train_rows], len(task.classes), config)
-    row_weights = torch.from_numpy(weights[labeled.labels].astype(np.float32)).to(device)
-    network = Classifier(encoder.build(), encoder.feature_dim, len(task.classes))
+    data = batches.open_images(task, task.labeled.images, device=device)
+    train_rows, val_rows = batches.inner_rows(task)
+    targets = torch.from_numpy(batches.class_targets(task.labeled, classes)).to(device)
+    drawing = batches.draw_rows(
+        task,
+        train_rows,
+        config.batch,
+        seed=derive_seed(seed, "order"),
+        balance_classes=config.sampling == "balanced",
+        weigh_classes=config.class_weights == "balanced",
+    )
+    class_weights = torch.from_numpy(drawing.weights.astype(np.float32)).to(device)
+    network = Classifier(encoder.build(), encoder.feature_dim, classes)
     if config.train == "head":
-        network.backbone = _Frozen(network.backbone, data.logits(network.backbone.to(device), train_rows))
+        network.backbone = _Frozen(network.backbone, data.outputs(network.backbone.to(device), train_rows))
     settings = _settings(config, len(train_rows), from_scratch=not encoder.pretrained, validated=len(val_rows) > 0)
-    sampler = _sampler(config, labeled.labels[train_rows], seed=derive_seed(seed, "order"))
+    labels = torch.from_numpy(task.labeled.labels).to(device)
 
     def step_loss(model: nn.Module, step: int, generator: torch.Generator) -> torch.Tensor:
-        rows = train_rows[sampler(step)]
-        images = augment(data.unit(rows), config.augment, generator=generator)
+        rows = train_rows[drawing.sampler(step)]
         index = torch.from_numpy(rows).to(device)
-        logits = model(from_unit(images, encoder))
+        logits = model(data.inputs(rows, config.augment, generator=generator))
         each = functional.cross_entropy(
             logits, targets[index], reduction="none", label_smoothing=config.label_smoothing
         )
-        return (each * row_weights[index]).mean()
+        return (each * class_weights[labels[index]]).mean()
 
     def validate(model: nn.Module) -> float:
-        index = torch.from_numpy(val_rows).to(device)
-        each = functional.cross_entropy(data.logits(model, val_rows), targets[index], reduction="none")
-        return float((each * row_weights[index]).sum() / row_weights[index].sum())
+        return batches.validation_loss(data, model, val_rows, targets, drawing.shift)
 
     factor = 1.0 if config.train == "head" or not encoder.pretrained else config.head_lr_factor
     trained = train(
@@ -178,10 +134,10 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
         validate=validate if len(val_rows) else None,
         say=runtime.say,
     )
-    with torch.no_grad():
-        network.head.bias.sub_(torch.from_numpy(shift).to(network.head.bias))
-    threshold, how = _threshold(task, data, network, val_rows)
-    notes = _notes(config, settings, trained, rows=len(train_rows), val_rows=len(val_rows)) | {"threshold": how}
+    batches.correct_bias(network.head, drawing.shift)
+    threshold, how = batches.threshold_on(task, data, network, val_rows)
+    notes = _notes(config, settings, trained, rows=len(train_rows), val_rows=len(val_rows))
+    notes |= {"threshold": how, "bias_corrected": bool(np.any(drawing.shift)), "remedies": list(task.remedies)}
     predictor = _predictor(task, data, network.cpu(), config)
     notes["trained_params"] = predictor.trained_params
     return Fitted(predictor=predictor, threshold=threshold, notes=notes, curves=trained.curves)
@@ -215,43 +171,9 @@ class _Frozen(nn.Module):
             return (self.inner(images) - self.mean) / self.scale
 
 
-def _open_data(task: AdaptTask, *, device: str) -> _Data:
-    """Move the budget's pixels to a GPU where they fit; on a CPU the memory-mapped cache is as near."""
-    images = task.labeled.images
-    size = len(images) * int(np.prod(images.shape)) * images.pixels.itemsize
-    resident = None
-    if device.startswith("cuda") and size <= RESIDENT_BYTES:
-        resident = torch.from_numpy(images.batch(np.arange(len(images)))).to(device)
-    return _Data(images, task.encoder, task.intensity, task.window, device, resident)
-
-
-def _targets(labeled: LabeledImages, classes: int) -> np.ndarray:
-    """Class probabilities to learn, (n, classes) float32: the annotators' votes where they are given."""
-    if labeled.soft_labels is not None:
-        return labeled.soft_labels.astype(np.float32)
-    return np.eye(classes, dtype=np.float32)[labeled.labels]
-
-
-def _class_weights(labels: np.ndarray, classes: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Return (weight of each class in the loss, shift that takes the changed class shares out of the logits again).
-
-    Weighting class c by w_c, like drawing it w_c times as often, adds log w_c to the optimal logit of c.
-    """
-    share = np.maximum(np.bincount(labels, minlength=classes), 1) / len(labels)
-    balance = 1 / (share * classes)
-    weights = balance if config.class_weights == "balanced" else np.ones(classes)
-    drawn = balance if config.sampling == "balanced" else np.ones(classes)
-    return weights, np.log(weights * drawn)
-
-
 def _settings(config: Config, rows: int, *, from_scratch: bool, validated: bool) -> LoopSettings:
     """Settle what depends on the budget."""
-    epoch = max(1, -(-rows // min(config.batch, rows)))
-    steps = config.steps
-    if steps is None and config.epochs is not None:
-        steps = config.epochs * epoch
-    if steps is None:
-        steps = min(MAX_STEPS, max(MIN_STEPS, DEFAULT_EPOCHS * epoch))
+    steps, every = batches.settle_steps(rows, config.batch, steps=config.steps, epochs=config.epochs)
     default = HEAD_LR if config.train == "head" else SCRATCH_LR if from_scratch else PRETRAINED_LR
     return LoopSettings(
         steps=steps,
@@ -263,7 +185,7 @@ def _settings(config: Config, rows: int, *, from_scratch: bool, validated: bool)
         clip_norm=config.clip_norm,
         ema=config.ema,
         precision=config.precision,
-        evaluate_every=max(epoch, -(-steps // EVALUATIONS)),
+        evaluate_every=every,
         patience=config.patience if validated else None,
     )
 
@@ -273,26 +195,7 @@ def images_trained(config: Config, labels: int) -> int:
     return _settings(config, labels, from_scratch=False, validated=False).steps * min(config.batch, labels)
 
 
-def _sampler(config: Config, labels: np.ndarray, *, seed: int) -> ShuffledRows | BalancedRows:
-    if config.sampling == "balanced":
-        return BalancedRows(labels, config.batch, seed=seed)
-    return ShuffledRows(len(labels), config.batch, seed=seed)
-
-
-def _threshold(task: AdaptTask, data: _Data, network: nn.Module, val_rows: np.ndarray) -> tuple[float, str]:
-    """Choose the decision threshold on the validation rows, where there are any."""
-    if task.positive is None or len(task.classes) != 2:
-        return DEFAULT, "none: not a two-class task"
-    if not len(val_rows):
-        return DEFAULT, "0.5: the budget allows no inner split"
-    probs = to_probabilities(data.logits(network, val_rows).double().cpu().numpy())[:, task.positive]
-    labels = task.labeled.labels[val_rows] == task.positive
-    if labels.all() or not labels.any():
-        return DEFAULT, "0.5: the validation rows are of one class"
-    return choose_threshold(labels, probs), "highest balanced accuracy on the validation rows"
-
-
-def _predictor(task: AdaptTask, data: _Data, network: Classifier, config: Config) -> LinearHead | Network:
+def _predictor(task: AdaptTask, data: TrainingImages, network: Classifier, config: Config) -> LinearHead | Network:
     """A trained head needs only itself beside the encoder; a trained network is kept whole."""
     how: dict[str, Any] = {"intensity": data.intensity, "window": data.window}
     if config.train == "head":
@@ -304,7 +207,15 @@ def _predictor(task: AdaptTask, data: _Data, network: Classifier, config: Config
         return LinearHead(encoder=task.encoder, classes=task.classes, **how)
     count = sum(one.numel() for one in network.parameters() if one.requires_grad)
     state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
-    return Network(encoder=task.encoder, classes=task.classes, state=state, trained_params=count, **how)
+    test_batchnorm = "test-batchnorm" in task.remedies
+    return Network(
+        encoder=task.encoder,
+        classes=task.classes,
+        state=state,
+        trained_params=count,
+        test_batchnorm=test_batchnorm,
+        **how,
+    )
 
 
 def _notes(config: Config, settings: LoopSettings, trained: Trained, *, rows: int, val_rows: int) -> dict[str, Any]:
@@ -325,7 +236,6 @@ def _notes(config: Config, settings: LoopSettings, trained: Trained, *, rows: in
         "batch": min(config.batch, rows),
         "lr": settings.lr,
         "precision": trained.precision,
-        "bias_corrected": config.class_weights == "balanced" or config.sampling == "balanced",
     }
 
 
@@ -333,8 +243,9 @@ METHOD = Adapter(
     name="finetune",
     config=Config,
     summary="train the network, or its head, on the budget's labels, with early stopping inside the budget",
-    code_version=1,
+    code_version=2,
     input="pixels",
+    remedies=("stain-jitter", "randaugment", "domain-balanced", "test-batchnorm"),
     fit=fit,
     backbone_kinds=("torch",),
     cites=(

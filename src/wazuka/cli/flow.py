@@ -13,7 +13,7 @@ from wazuka.core.places import cache_folder
 
 if TYPE_CHECKING:
     from wazuka.study.config import Study
-    from wazuka.study.steps import Settings
+    from wazuka.study.context import Settings
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -27,7 +27,7 @@ def fix_threads(count: int) -> None:
 
 def settings(*, device: str, cache: Path | None, computing_threads: int) -> Settings:
     """Resolve how a command is carried out on this machine."""
-    from wazuka.study.steps import Settings
+    from wazuka.study.context import Settings
 
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES, where="--device")

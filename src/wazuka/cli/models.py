@@ -68,7 +68,7 @@ def evaluate(
 
 @backbones_app.command(name="list")
 def list_verb() -> None:
-    """List the backbones with a card: size, license, whether commercial use is allowed, whether weights are here.
+    """List the backbones with a card: size, license, commercial use, whether weights are gated, whether they are here.
 
     Example: wazuka backbones list
     """
@@ -83,20 +83,31 @@ def list_verb() -> None:
 
 @backbones_app.command()
 def show(name: str = typer.Argument(..., help="Name of a backbone.")) -> None:
-    """Show what must be known about one backbone.
+    """Show what must be known about one backbone: license, access, transform, dimensions, pooling, adapted layers.
 
-    Example: wazuka backbones show resnet18
+    Example: wazuka backbones show uni
     """
     from wazuka.nn import backbones
 
     for key, value in backbones.show(name).items():
-        print(f"{key}: {'' if value is None else value}")
+        print(f"{key}: {_in_words(value)}")
+
+
+def _in_words(value: object) -> str:
+    """A value on one line: lists and mappings without brackets, nothing for None."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={one}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value)
+    return "" if value is None else str(value)
 
 
 @backbones_app.command()
 def add(
     name: str = typer.Argument(..., help="Name of the backbone that the file belongs to."),
-    file: Path = typer.Argument(..., help="Its weights, as safetensors."),
+    file: Path = typer.Argument(
+        ..., help="Its weights: safetensors, a state dict (.bin, .pt, .pth), or an ONNX graph."
+    ),
 ) -> None:
     """Add a backbone's weights from a file, for machines without a network; a file that does not fit is refused.
 

@@ -7,7 +7,7 @@ as well, and the verdict rests on the interval.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +74,7 @@ def compare(
     class_: str = "",
     alpha: float = 0.05,
     permutations: int = PERMUTATIONS,
+    local_labels: int = 0,
 ) -> list[Comparison]:
     """Compare every strategy with the baseline, at the same budget and at each larger budget of the baseline.
 
@@ -86,6 +87,7 @@ def compare(
         class_: One class, or "" for the overall score.
         alpha: Family-wise error level.
         permutations: Random swaps (see `PERMUTATIONS`).
+        local_labels: Only strategies with this number of labels of the target domain on top.
 
     Returns:
         Sorted by strategy, budget and the baseline's budget; empty with a single strategy.
@@ -96,10 +98,11 @@ def compare(
     strategies = sorted({key.strategy for key in panel.keys})
     if baseline not in strategies:
         raise unknown_name("baseline", baseline, strategies)
+    keys = [key for key in panel.keys if key.local_labels == local_labels]
     pairs = [
         (one, other)
-        for one in panel.keys
-        for other in panel.keys
+        for one in keys
+        for other in keys
         if one.strategy != baseline and other.strategy == baseline and _comparable(panel, one, other)
     ]
     found = [panel.over_repeats(pair, metric=metric, class_=class_) for pair in pairs]
@@ -124,10 +127,52 @@ def compare(
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """First less second on the same parts, in the metric's own direction; bounds are None with too few draws.
+
+    Attributes:
+        estimate, low, high: Mean over the common repeats with its 95 % crossed-bootstrap interval, not corrected for
+            how many differences are looked at.
+        n_patients: Distinct test patients in common.
+        repeats: Repeats in common.
+    """
+
+    estimate: float
+    low: float | None
+    high: float | None
+    n_patients: int
+    repeats: int
+
+
+def paired_difference(
+    panel: Panel,
+    first: Key,
+    second: Key,
+    *,
+    metric: str,
+    class_: str = "",
+    cells: Callable[[Cell], bool] | None = None,
+) -> PairedDifference | None:
+    """Difference of two keys over the parts and repeats that both have; None with none in common.
+
+    Args:
+        panel: The study's trials.
+        first, second: Strategies at budgets.
+        metric: A metric's name.
+        class_: One class, or "" for the overall score.
+        cells: Which test parts; None takes the headline ones (see `Panel.over_repeats`).
+    """
+    found = panel.over_repeats([first, second], metric=metric, class_=class_, cells=cells)
+    if not found.repeats:
+        return None
+    point, drawn = panel.over_draws(found.values[0] - found.values[1], found.repeats)
+    low, high = interval(drawn)
+    return PairedDifference(estimate=point, low=low, high=high, n_patients=found.n_patients, repeats=len(found.repeats))
+
+
 def _comparable(panel: Panel, one: Key, other: Key) -> bool:
-    """The same budget, or a larger one of the baseline; local labels alike."""
-    if one.local_labels != other.local_labels:
-        return False
+    """The same budget, or a larger one of the baseline."""
     return one.budget == other.budget or panel.mean_labels(other) > panel.mean_labels(one)
 
 

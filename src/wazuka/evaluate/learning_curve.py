@@ -188,7 +188,7 @@ def labels_needed(curve: Curve, target: float, *, max_labels: int | None = None)
     """
     sign = 1.0 if curve.higher_is_better else -1.0
     goal = np.full(curve.fitted.shape[1], sign * target)
-    needed = _reach(curve.labels, sign * curve.fitted, goal)
+    needed = reach(curve.labels, sign * curve.fitted, goal)
     largest = float(curve.labels[-1])
     beyond = np.isinf(needed)
     if max_labels is not None and max_labels > largest and len(curve.labels) >= LAW_BUDGETS:
@@ -196,12 +196,12 @@ def labels_needed(curve: Curve, target: float, *, max_labels: int | None = None)
         projected = np.maximum(law_reaches(law, goal), largest)
         needed = np.where(beyond, np.where(projected <= max_labels, projected, np.inf), needed)
         largest = float(max_labels)
-    low, high = _interval(needed[1:])
+    low, high = count_interval(needed[1:])
     return LabelsNeeded(
         target=target,
-        estimate=_count(needed[0]),
-        low=_count(low),
-        high=_count(high),
+        estimate=whole_count(needed[0]),
+        low=whole_count(low),
+        high=whole_count(high),
         more_than=int(largest),
         already=bool(sign * curve.fitted[0, 0] >= sign * target),
         extrapolated=bool(beyond[0] and np.isfinite(needed[0])),
@@ -224,16 +224,16 @@ def labels_saved(curve: Curve, baseline: Curve, *, budget: str) -> LabelsSaved:
         raise unknown_name("budget", budget, curve.budgets, where=f"`{curve.strategy}`")
     at = curve.budgets.index(budget)
     sign = 1.0 if curve.higher_is_better else -1.0
-    needed = _reach(baseline.labels, sign * baseline.fitted, sign * curve.fitted[at])
+    needed = reach(baseline.labels, sign * baseline.fitted, sign * curve.fitted[at])
     used = float(curve.labels[at])
     saved = needed - used
-    low, high = _interval(saved[1:])
+    low, high = count_interval(saved[1:])
     return LabelsSaved(
         budget=budget,
         labels=round(used),
-        estimate=_count(saved[0], up=False),
-        low=_count(low, up=False),
-        high=_count(high, up=False),
+        estimate=whole_count(saved[0], up=False),
+        low=whole_count(low, up=False),
+        high=whole_count(high, up=False),
         more_than=int(np.floor(float(baseline.labels[-1]) - used)),
         at_most=bool(sign * baseline.fitted[0, 0] >= sign * curve.fitted[at, 0]),
     )
@@ -258,13 +258,13 @@ def crossover(first: Curve, second: Curve) -> Crossover:
     places = _last_crossing(gap, grid)
     drawn = places[1:][~np.isnan(gap[0, 1:])]
     crossing = drawn[~np.isnan(drawn)]
-    low, high = _interval(crossing) if len(crossing) >= MIN_DRAWS else (np.nan, np.nan)
+    low, high = count_interval(crossing) if len(crossing) >= MIN_DRAWS else (np.nan, np.nan)
     found = not np.isnan(places[0])
     ends = [None if one == 0 else (first.strategy if one > 0 else second.strategy) for one in (gap[0, 0], gap[-1, 0])]
     return Crossover(
-        labels=_count(places[0]) if found else None,
-        low=_count(low) if found and not np.isnan(low) else None,
-        high=_count(high) if found and not np.isnan(high) else None,
+        labels=whole_count(places[0]) if found else None,
+        low=whole_count(low) if found and not np.isnan(low) else None,
+        high=whole_count(high) if found and not np.isnan(high) else None,
         ahead_below=ends[0],
         ahead_above=ends[1],
         share=len(crossing) / len(drawn) if len(drawn) else 0.0,
@@ -311,7 +311,7 @@ def law_reaches(law: np.ndarray, goal: np.ndarray) -> np.ndarray:
     return out
 
 
-def _reach(labels: np.ndarray, values: np.ndarray, goal: np.ndarray) -> np.ndarray:
+def reach(labels: np.ndarray, values: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """Fewest labels at which each rising curve reaches its goal, (curves,): infinity beyond the last point."""
     logs = np.log(labels)
     reached = values >= goal
@@ -356,7 +356,7 @@ def _check_same(first: Curve, second: Curve) -> None:
         )
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def count_interval(values: np.ndarray) -> tuple[float, float]:
     """2.5 and 97.5 % order statistics of values that may be infinite; NaN values are undefined draws."""
     values = np.sort(values[~np.isnan(values)])
     if len(values) < MIN_DRAWS:
@@ -365,7 +365,7 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     return float(values[int(np.floor(0.025 * last))]), float(values[int(np.ceil(0.975 * last))])
 
 
-def _count(value: float, *, up: bool = True) -> int | None:
+def whole_count(value: float, *, up: bool = True) -> int | None:
     """A whole number of labels, None for infinity; rounding guards against 100.0000001 becoming 101."""
     if np.isinf(value):
         return None

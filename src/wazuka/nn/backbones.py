@@ -18,7 +18,7 @@ from wazuka.core.places import config_folder
 from wazuka.nn.cards import CARDS, Card
 from wazuka.nn.encoders import (
     Encoder,
-    build_pretrained,
+    carry_provenance,
     copy_graph,
     from_spec,
     header_of,
@@ -79,18 +79,18 @@ def _is_folder(text: str) -> bool:
 
 def _from_name(name: str, *, weights: Literal["pretrained", "none"], seed: int) -> Encoder:
     """A card or any timm model: pretrained from the hub, or drawn from a seed."""
-    from wazuka.nn import architectures
+    from wazuka.nn import architectures, hub
     from wazuka.nn.weights import hash_state
 
     card = CARDS.get(name)
     arch, args = (card.arch, dict(card.args)) if card else (name, {})
-    if not architectures.is_known(arch):
+    if not _is_name(name):
         raise architectures.unknown_backbone(name, tuple(added_files()))
     if weights == "pretrained":
-        network = build_pretrained(name, arch, args)
+        network = hub.build_pretrained(name, arch, args)
     else:
         network = architectures.build_seeded(arch, args, seed=seed)
-    spec = architectures.inspect_network(arch, args, network)
+    spec = architectures.inspect_network(arch, args, architectures.build_meta(arch, args), card=card)
     drawn = weights == "none"
     return Encoder(
         name=name,
@@ -113,6 +113,15 @@ def _from_name(name: str, *, weights: Literal["pretrained", "none"], seed: int) 
     )
 
 
+def _is_name(name: str) -> bool:
+    """Tell whether a name alone says which network is meant: a card's, or a timm model's."""
+    from wazuka.nn import architectures
+
+    if name in CARDS:
+        return architectures.is_known(CARDS[name].arch)
+    return name not in architectures.BUILDERS and architectures.is_known(name)
+
+
 def _from_file(name: str, path: Path) -> Encoder:
     """`NAME=FILE.safetensors`: our own files say how they are built, all others are weights of the network `NAME`."""
     from wazuka.nn import weights
@@ -131,18 +140,22 @@ def _from_state(name: str, path: Path, state: State, *, header: EncoderHeader | 
 
     card = CARDS.get(name)
     arch, args = (card.arch, dict(card.args)) if card else (name, {})
-    known = architectures.is_known(arch)
+    known = _is_name(name)
     if header is None and not known:
         raise architectures.unknown_backbone(name, tuple(added_files()))
     if header is not None:
-        if known and header.arch.partition(".")[0] != arch.partition(".")[0]:
-            raise ArtifactError(
-                f"{path} holds weights of `{header.arch}`, not of `{name}`; write {header.arch}={path}."
-            )
+        own = header.arch in architectures.BUILDERS
+        if known and (
+            header.arch.partition(".")[0] != arch.partition(".")[0] or (own and dict(header.args) != dict(args))
+        ):
+            says = architectures.card_of(header.arch, header.args) if own else None
+            right = says.name if says else header.arch
+            raise ArtifactError(f"{path} holds weights of `{right}`, not of `{name}`; write {right}={path}.")
         arch, args = header.arch, dict(header.args)
     network = architectures.build_meta(arch, args)
-    spec = architectures.inspect_network(arch, args, network)
-    fitted, note = weights.fit_state(network, state, path=path, head_keys=spec.head_keys)
+    spec = architectures.inspect_network(arch, args, network, card=card)
+    fitted, note = architectures.fit_weights(arch, network, state, path=path)
+    given = f"license and source are those of the card `{name}`, the weights were given as {path.name}" if card else ""
     described = header or weights.EncoderHeader(
         name=name,
         arch=arch,
@@ -153,9 +166,10 @@ def _from_state(name: str, path: Path, state: State, *, header: EncoderHeader | 
         mean=spec.mean,
         std=spec.std,
         scale=1 / 255,
-        license="unknown",
-        commercial_use="unknown",
-        source=path.name,
+        license=card.license if card else "unknown",
+        commercial_use=card.commercial_use if card else "unknown",
+        source=card.source if card else path.name,
+        note=given,
     )
     encoder = Encoder(
         name=name,
@@ -217,6 +231,7 @@ def add(name: str, file: Path) -> Encoder:
     Args:
         name: A card, a timm model, or (for ONNX and for files of ours, which say how they are built) any new name.
         file: `.safetensors`, `.onnx`, or a state dict in `.pt`, `.pth`, `.bin` (converted; pickled objects are refused).
+            What its training has seen (`seen.parquet` beside it) is kept with the copy.
 
     Raises:
         ConfigError: If the name is unknown or no name.
@@ -231,6 +246,7 @@ def add(name: str, file: Path) -> Encoder:
     if file.suffix.lower() == ".onnx":
         encoder = _from_graph(name, file)
         target = _free(folder / f"{name}.onnx", encoder)
+        carry_provenance(file, target)
         copy_graph(file, target)
         return dataclasses.replace(encoder, path=target.resolve())
     if file.suffix.lower() in CHECKPOINTS:
@@ -239,6 +255,7 @@ def add(name: str, file: Path) -> Encoder:
         state, header = weights.read_state(file), weights.read_header(file)
     encoder, fitted = _from_state(name, file, state, header=header)
     target = _free(folder / f"{name}.safetensors", encoder)
+    carry_provenance(file, target)  # first: weights whose past is known are never there without it
     weights.write_state(target, fitted, header=header_of(encoder))
     return dataclasses.replace(encoder, path=target.resolve())
 
@@ -266,11 +283,14 @@ def listing() -> list[dict[str, Any]]:
 
 
 def _row(card: Card, added: Path | None) -> dict[str, Any]:
+    from wazuka.nn import hub
+
     return {
         "name": card.name,
         "kind": "torch",
         "weights": "added" if added else "hub" if card.downloads else "to be added",
-        "weights_here": "yes" if added or (card.downloads and _in_hub_cache(card.source)) else "no",
+        "weights_here": "yes" if added or (card.downloads and hub.cached_file(card.source)) else "no",
+        "gated": "yes" if card.gated else "no",
         "input_size": card.input_size,
         "feature_dim": card.feature_dim,
         "parameters": card.parameters,
@@ -278,13 +298,6 @@ def _row(card: Card, added: Path | None) -> dict[str, Any]:
         "commercial_use": card.commercial_use,
         "summary": card.summary,
     }
-
-
-def _in_hub_cache(source: str) -> bool:
-    """Whether the hub's cache on this machine has a repository's weights."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(source, "model.safetensors"), str)
 
 
 def show(name: str) -> dict[str, Any]:
@@ -296,12 +309,21 @@ def show(name: str) -> dict[str, Any]:
     added = added_files()
     card = CARDS.get(name)
     if card:
-        return _row(card, added.get(name)) | dict(to_plain(card))
+        facts = dict(to_plain(card))
+        targets = {"lora_targets": card.lora_targets}
+        access = f"accept the license at {card.page}, then `hf auth login` or HF_TOKEN" if card.gated else "open"
+        return (
+            _row(card, added.get(name))
+            | facts
+            | targets
+            | {"gated": "yes" if card.gated else "no"}
+            | ({"access": access} if card.downloads else {})
+        )
     if name in added:
         return resolve(name).spec()
     from wazuka.nn import architectures
 
-    if not architectures.is_known(name):
+    if not _is_name(name):
         raise architectures.unknown_backbone(name, tuple(added))
     spec = architectures.inspect_network(name, {}, architectures.build_meta(name, {}))
     return {"name": name, "kind": "torch", "weights": "hub", "arch": name, "commercial_use": "unknown"} | dict(

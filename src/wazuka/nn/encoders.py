@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wazuka.core.config import build as build_config
 from wazuka.core.errors import ArtifactError, ConfigError
 from wazuka.core.hashing import hash_file, make_key, to_plain
-from wazuka.core.records import read_json, write_json, writing
+from wazuka.core.records import read_json, read_table, write_json, write_table, writing
 from wazuka.nn.cards import Triple
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from wazuka.nn.weights import EncoderHeader
 
 ENCODER_FILE = "encoder.json"
+SEEN = "seen.parquet"
+SEEN_SUFFIX = ".seen.parquet"
+RECORD_SUFFIX = ".record.json"
 Weights = Literal["pretrained", "none", "file"]
 
 
@@ -82,24 +85,27 @@ class Encoder:
             raise ConfigError(
                 f"Backbone `{self.name}` is an ONNX graph and stays frozen; choose a timm model or safetensors to train it."
             )
-        from wazuka.nn import architectures, weights
+        from wazuka.nn import architectures, hub, weights
 
         if self.weights == "file":
             assert self.path is not None
             network = self.build_empty()
-            heads = architectures.head_keys(self.arch, network)
-            state, _ = weights.fit_state(network, weights.read_state(self.path), path=self.path, head_keys=heads)
+            state, _ = architectures.fit_weights(self.arch, network, weights.read_state(self.path), path=self.path)
             weights.load_fitted(network, state)
         elif self.weights == "none":
             network = architectures.build_seeded(self.arch, self.args, seed=self.seed)
         else:
-            network = build_pretrained(self.name, self.arch, self.args)
+            network = hub.build_pretrained(self.name, self.arch, self.args)
         if weights.hash_state(network.state_dict()) != self.weights_hash:
             raise ArtifactError(
                 f"The weights of backbone `{self.name}` ({self.path or self.weights}) have changed since they were chosen; "
                 "start the study again."
             )
         return network
+
+    def provenance(self) -> Path | None:
+        """The table of what the weights' training has seen, beside their file; None where nothing is known."""
+        return None if self.path is None else provenance_beside(self.path)
 
     def build_empty(self) -> nn.Module:
         """Build the network with arbitrary weights, to be replaced by a saved state; needs no weights file."""
@@ -214,19 +220,38 @@ def copy_graph(source: Path, target: Path) -> None:
                 shutil.copyfileobj(reading, file)
 
 
-def build_pretrained(name: str, arch: str, args: Mapping[str, Any]) -> nn.Module:
-    """Let timm load weights from the hub's cache or the hub; one clear line where that is not possible."""
-    from wazuka.nn import architectures
+def provenance_beside(weights: Path) -> Path | None:
+    """Find what says what a weights file has seen.
 
-    remedy = f"add them with `wazuka backbones add {name} FILE.safetensors`, or use `weights: none`."
-    if arch in architectures.BUILDERS:
-        raise ArtifactError(f"The pretrained weights of `{name}` are not on this machine and on no hub; {remedy}")
-    import timm
+    That is `NAME.seen.parquet` for a file NAME that was added, else the `seen.parquet` of the file's artifact folder.
+    The facts that make its patients comparable (fingerprint, salt) are in `record_beside` it.
+    """
+    for name in (f"{weights.stem}{SEEN_SUFFIX}", SEEN):
+        if (weights.parent / name).is_file():
+            return weights.parent / name
+    return None
 
-    try:
-        return timm.create_model(arch, pretrained=True, num_classes=0, **args).eval()
-    except Exception as error:  # the hub's and the network libraries' errors have no common class below Exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ArtifactError(
-            f"The pretrained weights of `{name}` are neither on this machine nor to be had from the hub ({reason}); {remedy}"
-        ) from error
+
+def record_beside(seen: Path) -> Path:
+    """The record that belongs to a table of `provenance_beside`; it may be absent."""
+    stem = seen.name.removesuffix(SEEN_SUFFIX)
+    return seen.with_name("record.json" if seen.name == SEEN else f"{stem}{RECORD_SUFFIX}")
+
+
+def carry_provenance(source: Path, target: Path) -> None:
+    """Copy what a weights file has seen beside a copy of it at `target`, under that one's name.
+
+    Rows that are there already stay: the weights are the same, so both tables are true.
+    """
+    seen = provenance_beside(source)
+    if seen is None:
+        return
+    import pandas as pd
+
+    goal = target.with_name(f"{target.stem}{SEEN_SUFFIX}")
+    tables = [read_table(one) for one in (goal, seen) if one.is_file()]
+    record = record_beside(seen)
+    if record.is_file():
+        facts = read_json(record)
+        write_json(record_beside(goal), {name: facts.get(name) for name in ("fingerprint", "salt")})
+    write_table(goal, pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True))

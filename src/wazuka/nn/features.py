@@ -100,6 +100,15 @@ def iterate_batches(images: ImageRows, *, batch: int) -> Iterator[np.ndarray]:
             yield now
 
 
+def input_batches(
+    images: ImageRows, encoder: Encoder, *, intensity: str, window: str | None, device: str, batch: int = BATCH
+) -> Iterator[torch.Tensor]:
+    """Yield the normalized inputs of all images in order, (at most `batch`, 3, H, W) float32 on the device."""
+    for pixels in iterate_batches(images, batch=batch):
+        tensor = torch.from_numpy(pixels).to(device, non_blocking=True)
+        yield to_input(tensor, encoder, intensity=intensity, window=window)
+
+
 def run_batches(
     forward: Forward,
     images: ImageRows,
@@ -116,10 +125,9 @@ def run_batches(
         DataError: If an output is not finite; the message names the image's position.
     """
     done = 0
-    for pixels in iterate_batches(images, batch=batch):
-        tensor = torch.from_numpy(pixels).to(device, non_blocking=True)
+    for inputs in input_batches(images, encoder, intensity=intensity, window=window, device=device, batch=batch):
         with torch.inference_mode():
-            values = forward(to_input(tensor, encoder, intensity=intensity, window=window)).cpu().numpy()
+            values = forward(inputs).cpu().numpy()
         bad = ~np.isfinite(values).all(axis=1)
         if bad.any():
             raise DataError(

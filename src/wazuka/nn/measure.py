@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wazuka.nn.predictors import Predictor
+from wazuka.nn.predictors import Predictor, settled
 from wazuka.nn.rows import ArrayImages, ImageRows
 
 WARM_UP = 3
@@ -44,6 +44,7 @@ def measure(predictor: Predictor, images: ImageRows, *, device: str = "cpu", rep
         device: Where it predicts.
         repeats: Timed predictions, after `WARM_UP` untimed ones.
     """
+    used = settled(predictor, images, device=device)
     gpu = device.startswith("cuda")
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
@@ -51,7 +52,7 @@ def measure(predictor: Predictor, images: ImageRows, *, device: str = "cpu", rep
     for number in range(WARM_UP + repeats):
         one = ArrayImages(images.batch(np.array([number % len(images)])))
         began = time.perf_counter()
-        predictor.predict_images(one, device=device)
+        used.predict_images(one, device=device)
         milliseconds.append(1000 * (time.perf_counter() - began))
     timed = np.array(milliseconds[WARM_UP:])
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if gpu else _peak_of_process()

@@ -22,7 +22,7 @@ from wazuka.core.errors import ArtifactError, ConfigError, DataError, nearest
 from wazuka.core.hashing import to_plain
 from wazuka.core.records import read_json, write_json
 from wazuka.nn.encoders import Encoder, from_spec, load_encoder, save_encoder
-from wazuka.nn.features import Forward, load_forward, network_forward, run_batches
+from wazuka.nn.features import Forward, input_batches, load_forward, network_forward, run_batches
 from wazuka.nn.network import Classifier
 from wazuka.nn.rows import ImageRows
 from wazuka.nn.weights import read_state, write_state
@@ -35,9 +35,25 @@ ENCODER_COPY = "encoder"
 KINDS: dict[str, str] = {
     "linear-head": "wazuka.nn.predictors:LinearHead",
     "network": "wazuka.nn.predictors:Network",
+    "neighbors": "wazuka.nn.neighbors:Neighbors",
+    "prototypes": "wazuka.nn.neighbors:Prototypes",
+    "lora": "wazuka.nn.lora:LoraNetwork",
 }
 """Kind -> its class, which has `from_folder(folder, facts)`. A new kind of predictor adds one line here."""
-STRUCTURE = frozenset({"schema", "kind", "classes", "encoder", "trained_params"})
+STRUCTURE = frozenset(
+    {
+        "schema",
+        "kind",
+        "classes",
+        "encoder",
+        "trained_params",
+        "lora",
+        "test_batchnorm",
+        "k",
+        "temperature",
+        "smoothing",
+    }
+)
 """Keys of `predictor.json` that only `save` writes."""
 
 
@@ -134,28 +150,19 @@ class LinearHead:
                 `folder` can be moved and mailed.
         """
         folder = Path(folder)
-        encoder = self.encoder
-        if encoder_folder is None:
-            encoder = save_encoder(encoder, folder / ENCODER_COPY)
-            encoder_folder = Path(ENCODER_COPY)
-        elif Path(encoder_folder).is_absolute():
-            encoder_folder = Path(os.path.relpath(encoder_folder, folder.resolve()))
+        encoder, where = written_encoder(self.encoder, folder, encoder_folder)
         tensors = {
             name: torch.from_numpy(np.array(getattr(self, name))) for name in ("mean", "scale", "weight", "bias")
         }
         write_state(folder / TENSORS, tensors)
-        _write_facts(self, folder, "linear-head", encoder, {"encoder_folder": encoder_folder.as_posix()})
+        write_facts(self, folder, "linear-head", encoder, {"encoder_folder": where})
 
     @classmethod
     def from_folder(cls, folder: Path, facts: Mapping[str, Any]) -> LinearHead:
         """Read what `save` wrote; `facts` is the content of `predictor.json`."""
-        encoder = load_encoder(folder / facts["encoder_folder"])
-        if encoder.weights_hash != facts["encoder"]["weights_hash"]:
-            raise ArtifactError(
-                f"{folder} was trained on other weights than those in {folder / facts['encoder_folder']}; restore these."
-            )
+        encoder = load_its_encoder(folder, facts)
         tensors: dict[str, Any] = {name: value.numpy() for name, value in read_state(folder / TENSORS).items()}
-        return cls(encoder=encoder, **_common(facts), **tensors)
+        return cls(encoder=encoder, **common_facts(facts), **tensors)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,12 +176,15 @@ class Network:
         intensity: Of the images, as in the dataset's card.
         window: Window of Hounsfield units, for CT.
         trained_params: Values that its training could change.
+        test_batchnorm: Whether BatchNorm takes its statistics from the images to be predicted, all those of one call
+            together (one domain): such predictions are transductive.
     """
 
     encoder: Encoder
     classes: tuple[str, ...]
     state: Mapping[str, torch.Tensor]
     trained_params: int
+    test_batchnorm: bool = False
     intensity: str = "rgb8"
     window: str | None = None
     _forwards: dict[str, Forward] = field(default_factory=dict, repr=False)
@@ -198,6 +208,8 @@ class Network:
 
     def predict_images(self, images: ImageRows, *, device: str = "cpu") -> np.ndarray:
         """Map cached pixels to probabilities (n, classes) float64."""
+        if self.test_batchnorm and len(images):
+            return self.settled(images, device=device).predict_images(images, device=device)
         if device not in self._forwards:
             network = self.build().to(device).to(memory_format=torch.channels_last)
             self._forwards[device] = network_forward(network, device=device)
@@ -205,18 +217,51 @@ class Network:
         logits = np.concatenate([np.empty((0, len(self.classes)), np.float32), *parts])
         return to_probabilities(logits.astype(np.float64))
 
+    def settled(self, images: ImageRows, *, device: str = "cpu") -> Network:
+        """With `test_batchnorm`: the network with its BatchNorm statistics taken from these images, for good; else itself.
+
+        Raises:
+            DataError: If the images are too few for statistics.
+        """
+        if not self.test_batchnorm:
+            return self
+        from wazuka.nn.batchnorm import with_statistics_of
+
+        inputs = input_batches(images, self.encoder, intensity=self.intensity, window=self.window, device=device)
+        network = with_statistics_of(self.build().to(device), inputs, name=self.encoder.name)
+        state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        return Network(
+            encoder=self.encoder,
+            classes=self.classes,
+            state=state,
+            trained_params=self.trained_params,
+            intensity=self.intensity,
+            window=self.window,
+        )
+
     def save(self, folder: Path, *, encoder_folder: Path | None = None) -> None:
         """Write the predictor; a network holds its own weights, so `encoder_folder` is not needed."""
         del encoder_folder
         write_state(Path(folder) / TENSORS, self.state)
-        _write_facts(self, Path(folder), "network", self.encoder, {})
+        write_facts(self, Path(folder), "network", self.encoder, {"test_batchnorm": self.test_batchnorm})
 
     @classmethod
     def from_folder(cls, folder: Path, facts: Mapping[str, Any]) -> Network:
         """Read what `save` wrote; `facts` is the content of `predictor.json`."""
         encoder = from_spec(facts["encoder"], where=str(folder / FILE))
         state = read_state(folder / TENSORS)
-        return cls(encoder=encoder, state=state, trained_params=facts["trained_params"], **_common(facts))
+        return cls(encoder=encoder, state=state, **cls.common(facts))
+
+    @staticmethod
+    def common(facts: Mapping[str, Any]) -> dict[str, Any]:
+        """What all kinds of trained networks read from `predictor.json`."""
+        rest = {"trained_params": facts["trained_params"], "test_batchnorm": facts.get("test_batchnorm", False)}
+        return common_facts(facts) | rest
+
+
+def settled(predictor: Predictor, images: ImageRows, *, device: str = "cpu") -> Predictor:
+    """A predictor for the images of one domain: one with `test-batchnorm` takes its statistics from them."""
+    return predictor.settled(images, device=device) if isinstance(predictor, Network) else predictor
 
 
 def to_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -265,9 +310,37 @@ def _outputs(forward: Forward, images: ImageRows, predictor: LinearHead | Networ
     return list(run_batches(forward, images, predictor.encoder, **how))  # type: ignore[arg-type]
 
 
-def _write_facts(
-    predictor: LinearHead | Network, folder: Path, kind: str, encoder: Encoder, more: dict[str, Any]
-) -> None:
+def written_encoder(encoder: Encoder, folder: Path, encoder_folder: Path | None) -> tuple[Encoder, str]:
+    """See to it that a predictor in `folder` finds its encoder.
+
+    Args:
+        encoder_folder: A folder made by `save_encoder`, relative to `folder`; None copies the encoder into `folder`.
+
+    Returns:
+        The encoder, and the path that `predictor.json` keeps as `encoder_folder`.
+    """
+    if encoder_folder is None:
+        return save_encoder(encoder, folder / ENCODER_COPY), ENCODER_COPY
+    if Path(encoder_folder).is_absolute():
+        encoder_folder = Path(os.path.relpath(encoder_folder, folder.resolve()))
+    return encoder, Path(encoder_folder).as_posix()
+
+
+def load_its_encoder(folder: Path, facts: Mapping[str, Any]) -> Encoder:
+    """Load the encoder that a predictor was trained on.
+
+    Raises:
+        ArtifactError: If it has other weights now.
+    """
+    encoder = load_encoder(folder / facts["encoder_folder"])
+    if encoder.weights_hash != facts["encoder"]["weights_hash"]:
+        raise ArtifactError(
+            f"{folder} was trained on other weights than those in {folder / facts['encoder_folder']}; restore these."
+        )
+    return encoder
+
+
+def write_facts(predictor: Predictor, folder: Path, kind: str, encoder: Encoder, more: dict[str, Any]) -> None:
     """Write `predictor.json`, last."""
     spec = encoder.spec() | {"path": None}
     facts = {
@@ -277,15 +350,15 @@ def _write_facts(
         "positive": None,
         "threshold": 0.5,
         "encoder": spec,
-        "intensity": predictor.intensity,
-        "image": {"window": predictor.window},
+        "intensity": predictor.intensity,  # type: ignore[attr-defined]
+        "image": {"window": predictor.window},  # type: ignore[attr-defined]
         "licenses": {"backbone": encoder.license, "commercial_use": encoder.commercial_use},
         "trained_params": predictor.trained_params,
     }
     write_json(folder / FILE, facts | more)
 
 
-def _common(facts: Mapping[str, Any]) -> dict[str, Any]:
+def common_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "classes": tuple(facts["classes"]),
         "intensity": facts["intensity"],

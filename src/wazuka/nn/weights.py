@@ -136,7 +136,9 @@ def write_state(path: Path, state: Mapping[str, torch.Tensor], *, header: Encode
         file.write(data)
 
 
-def fit_state(network: nn.Module, state: State, *, path: Path, head_keys: tuple[str, ...]) -> tuple[State, str]:
+def fit_state(
+    network: nn.Module, state: State, *, path: Path, head_keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
+) -> tuple[State, str]:
     """Hold a file's tensors against a network's and return those that belong to it, as float32 where they are floats.
 
     Args:
@@ -144,6 +146,7 @@ def fit_state(network: nn.Module, state: State, *, path: Path, head_keys: tuple[
         state: The tensors of the file.
         path: For the message.
         head_keys: Modules of the classifier, whose tensors are left out.
+        prefixes: One of these may stand before the names of the network's tensors; it is taken away.
 
     Returns:
         The network's tensors, and a note on what the file holds beyond them ("" if nothing).
@@ -153,6 +156,7 @@ def fit_state(network: nn.Module, state: State, *, path: Path, head_keys: tuple[
     """
     name = Path(path).name
     own = network.state_dict()
+    state = _without_prefix(state, own, prefixes)
     for key, tensor in own.items():
         shape = tuple(tensor.shape)
         if key not in state:
@@ -191,6 +195,14 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _without_prefix(state: State, own: State, prefixes: tuple[str, ...]) -> State:
+    """Take a prefix away from the tensors that have it, if none has the network's own name."""
+    found = next((one for one in prefixes if any(key.startswith(one) for key in state)), None)
+    if found is None or not own.keys().isdisjoint(state):
+        return state
+    return {key.removeprefix(found): value for key, value in state.items()}
 
 
 def _as_float(tensor: torch.Tensor) -> torch.Tensor:

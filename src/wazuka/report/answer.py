@@ -77,6 +77,8 @@ def how_sure(judgement: Judgement, words: Words) -> list[str]:
     transductive = [one["what"] for one in run.plan.get("not_measured", []) if "unlabeled test images" in one["why"]]
     if transductive:
         lines.append(words("answer.transductive", {"names": transductive}))
+    if run.transductive:
+        lines.append(words("answer.test time", {"names": list(run.transductive)}))
     issues = [one for one in run.data.get("checks") or [] if one["outcome"] == "issue"]
     if issues:
         names = [f"{one['code']} {one['name']}" for one in issues]

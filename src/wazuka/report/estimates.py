@@ -1,4 +1,4 @@
-"""From a run's predictions to the figures of the report: the only place where the report meets `wazuka.evaluate`.
+"""From a run's predictions to the figures of the report; with `shift.py` the place where it meets `wazuka.evaluate`.
 
 Differences are turned so that above 0 is better, whatever the metric's direction; their bounds are the Holm-adjusted
 ones. What cannot be estimated is None, never a stand-in.
@@ -15,13 +15,14 @@ from wazuka.core.errors import DataError
 from wazuka.core.hashing import derive_seed
 from wazuka.core.records import read_table
 from wazuka.evaluate.comparisons import Comparison, compare
-from wazuka.evaluate.domains import Gap, domain_summary, subgroup_gaps
-from wazuka.evaluate.intervals import Estimate, estimate
+from wazuka.evaluate.domains import domain_summary, subgroup_gaps
+from wazuka.evaluate.intervals import estimate
 from wazuka.evaluate.learning_curve import Curve, LabelsNeeded, LabelsSaved, curve, labels_needed, labels_saved
 from wazuka.evaluate.panel import Key, Panel, Trial
 from wazuka.evaluate.resampling import interval
 from wazuka.evaluate.weighted_scores import metric as describe
 from wazuka.report.run_folder import RunFolder
+from wazuka.report.shift import Shift, bounds_of, gap_of, measure_shift
 from wazuka.report.texts import Reason
 from wazuka.report.verdict import Bounds, Larger
 
@@ -56,7 +57,7 @@ class Count:
         point = self._number(self.estimate)
         if self.at_most:
             point = Reason("count.at most", {"value": self.estimate or 0})
-        if self.estimate is None or (self.at_most and self.low == self.high == self.estimate):
+        if self.low == self.high == self.estimate and (self.at_most or self.estimate is None):
             return point
         ends = {"point": point, "low": self._number(self.low), "high": self._number(self.high)}
         return Reason("count.projected" if self.projected else "count.interval", ends)
@@ -117,7 +118,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimates:
-    """All cells of a run, strategies in the study's order and budgets by their labels."""
+    """All cells of a run, strategies in the study's order and budgets by their labels; no local labels in them."""
 
     cells: dict[tuple[str, str], Cell]
     metric: str
@@ -125,6 +126,8 @@ class Estimates:
     domains: tuple[str, ...]
     soonest: tuple[str, Count] | None
     """The strategy that reaches the target with the fewest labels, and how many; None where none is expected to."""
+    shift: Shift
+    """Domains, local labels, remedies and label scaling."""
 
 
 def measure(run: RunFolder) -> Estimates:
@@ -136,8 +139,8 @@ def measure(run: RunFolder) -> Estimates:
     """
     panel = open_panel(run)
     about = describe(run.metric)
-    keys = [key for key in panel.keys if key.strategy in run.strategies]
-    keys.sort(key=lambda key: (run.strategies.index(key.strategy), key.local_labels, panel.mean_labels(key)))
+    keys = [key for key in panel.keys if key.strategy in run.strategies and key.local_labels == 0]
+    keys.sort(key=lambda key: (run.strategies.index(key.strategy), panel.mean_labels(key)))
     compared = compare(panel, metric=run.metric, baseline=run.baseline) if _has_baseline(run, keys) else []
     needed, saved = _read_off(run, panel, keys)
     groups = _attributes(run)
@@ -154,6 +157,7 @@ def measure(run: RunFolder) -> Estimates:
         higher_is_better=about.higher_is_better,
         domains=tuple(domains),
         soonest=_soonest(needed),
+        shift=measure_shift(run, panel),
     )
 
 
@@ -166,7 +170,7 @@ def open_panel(run: RunFolder) -> Panel:
             labels=int(one.record["labels"]),
             repeat=int(one.record["repeat"]),
             train_domain=str(one.record["train_domain"]),
-            local_labels=int(one.record.get("local_labels", 0)),
+            local_labels=one.local_labels,
             predictions=one.predictions(),
         )
         for one in run.trials
@@ -207,11 +211,11 @@ def _cell(
         repeats=found.repeats,
         n_patients=found.n_patients,
         n_images=_images(panel, key),
-        score=_bounds(found),
+        score=bounds_of(found),
         undefined=found.undefined,
         redrawn=found.redrawn,
-        sensitivity=_bounds(estimate(panel, key, metric="sensitivity")) if two else None,
-        specificity=_bounds(estimate(panel, key, metric="specificity")) if two else None,
+        sensitivity=bounds_of(estimate(panel, key, metric="sensitivity")) if two else None,
+        specificity=bounds_of(estimate(panel, key, metric="specificity")) if two else None,
         difference=bounds,
         p=None if same is None else same.p,
         p_holm=None if same is None else same.p_holm,
@@ -225,12 +229,6 @@ def _cell(
         subgroup_gap=subgroup_gap,
         subgroup=subgroup,
     )
-
-
-def _bounds(found: Estimate | None) -> Bounds | None:
-    if found is None or found.estimate is None or found.low is None or found.high is None:
-        return None
-    return Bounds(found.estimate, found.low, found.high)
 
 
 def _turned(run: RunFolder, value: float, low: float | None, high: float | None) -> Bounds | None:
@@ -272,7 +270,7 @@ def _larger(run: RunFolder, panel: Panel, key: Key, compared: list[Comparison]) 
 def _read_off(run: RunFolder, panel: Panel, keys: list[Key]) -> tuple[dict[Key, Count], dict[Key, Count]]:
     """Labels needed for the target (one answer per strategy, the same at each budget) and labels saved (per budget)."""
     curves: dict[str, Curve] = {}
-    for name in dict.fromkeys(key.strategy for key in keys if key.local_labels == 0):
+    for name in dict.fromkeys(key.strategy for key in keys):
         try:
             curves[name] = curve(panel, name, metric=run.metric)
         except DataError:  # no budget has a defined score: there is no curve, and its rows say so already
@@ -320,15 +318,9 @@ def _soonest(needed: dict[Key, Count]) -> tuple[str, Count] | None:
 def _domains(run: RunFolder, panel: Panel, key: Key) -> tuple[dict[str, Bounds], Bounds | None]:
     """Scores within each domain, and the larger of the two gaps there may be."""
     found = domain_summary(panel, key, metric=run.metric)
-    scores = {name: bounds for name, one in found.scores.items() if (bounds := _bounds(one)) is not None}
-    gaps = [bounds for one in (found.hardest_gap, found.gap) if (bounds := _gap(one)) is not None]
+    scores = {name: bounds for name, one in found.scores.items() if (bounds := bounds_of(one)) is not None}
+    gaps = [bounds for one in (found.hardest_gap, found.gap) if (bounds := gap_of(one)) is not None]
     return scores, max(gaps, key=lambda one: one.high) if gaps else None
-
-
-def _gap(found: Gap | None) -> Bounds | None:
-    if found is None or found.adjusted_low is None or found.adjusted_high is None:
-        return None
-    return Bounds(found.estimate, found.adjusted_low, found.adjusted_high)
 
 
 def _domain_differences(run: RunFolder, panel: Panel, key: Key, base: Key, names: list[str]) -> dict[str, Bounds]:
@@ -361,7 +353,7 @@ def _subgroup(run: RunFolder, panel: Panel, key: Key, groups: pd.DataFrame | Non
         return None, None
     columns = [name for name in groups.columns if name != "id"]
     found = subgroup_gaps(panel, key, groups, columns=columns, metric=run.metric)
-    scored = [(one, bounds) for one in found if (bounds := _gap(one.gap)) is not None]
+    scored = [(one, bounds) for one in found if (bounds := gap_of(one.gap)) is not None]
     if not scored:
         return None, None
     worst, bounds = max(scored, key=lambda pair: pair[1].high)

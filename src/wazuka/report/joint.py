@@ -50,7 +50,7 @@ def render_joint(judgements: Sequence[Judgement], *, lang: Language) -> str:
                 {
                     "first": number == 0,
                     "run": name,
-                    "strategy": row.strategy,
+                    "strategy": words.named(judgement.run, row.strategy),
                     "is_baseline": row.is_baseline,
                     "budget": budget,
                     "metric": words.metric(judgement.run.metric),

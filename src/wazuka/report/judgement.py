@@ -179,7 +179,7 @@ def _domains(folder: RunFolder, estimates: Estimates, cell: Cell) -> dict[str, t
 
 def _work(folder: RunFolder, cell: Cell) -> Work:
     """What one model of this cell took: its trials' mean time, plus its share of what they were made from."""
-    records = [one.record for one in folder.trials if (one.strategy, one.budget) == (cell.strategy, cell.budget)]
+    records = [one.record for one in folder.trials_of(cell.strategy, cell.budget)]
     seconds = [one for one in (_seconds(folder, record) for record in records) if one is not None]
     energy = [float(one["energy_kwh"]) for one in records if one.get("energy_kwh") is not None]
     return Work(
@@ -217,7 +217,7 @@ def prevalence(folder: RunFolder) -> float | None:
 
 def _measured(folder: RunFolder, estimates: Estimates, cell: Cell) -> Measured:
     """What the gates look at."""
-    records = [one.record for one in folder.trials if (one.strategy, one.budget) == (cell.strategy, cell.budget)]
+    records = [one.record for one in folder.trials_of(cell.strategy, cell.budget)]
     memory = [float(one["peak_memory_mb"]) for one in records if one.get("peak_memory_mb") is not None]
     audits = [one.get("memorization") for one in records if one.get("memorization") is not None]
     return Measured(
@@ -235,7 +235,7 @@ def _measured(folder: RunFolder, estimates: Estimates, cell: Cell) -> Measured:
 
 def _latency(folder: RunFolder, strategy: str) -> float | None:
     """95th percentile of the time for one image: on the refitted model, else the slowest of the strategy's trials."""
-    records = [one.record for one in folder.trials if one.strategy == strategy]
+    records = [one.record for one in folder.trials if one.strategy == strategy and one.local_labels == 0]
     found = [one["latency_ms"]["p95"] for one in records if one.get("latency_ms")]
     if folder.final is not None and folder.final.get("strategy") == strategy and folder.final.get("latency_ms"):
         return float(folder.final["latency_ms"]["p95"])

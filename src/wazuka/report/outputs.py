@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from wazuka import __version__
-from wazuka.report import sections
+from wazuka.report import licenses, sections
 from wazuka.report.answer import how_sure, scope, what_to_do
 from wazuka.report.costs import Cost
 from wazuka.report.estimates import Count
 from wazuka.report.judgement import Judgement, Row, headline
+from wazuka.report.shift_outputs import domains_json, label_scaling_json
 from wazuka.report.texts import Language
 from wazuka.report.verdict import Bounds, Gate
 from wazuka.report.words import DASH, Words, minus
@@ -54,6 +55,9 @@ def to_json(judgement: Judgement) -> dict[str, Any]:
             "simulated": run.simulated,
         },
         "strategies": [_row(row, judgement, words) for row in judgement.rows],
+        "label_scaling": label_scaling_json(judgement.estimates.shift),
+        "domains": domains_json(judgement.estimates.shift),
+        "licenses": licenses.to_json(run),
         "checks": run.data.get("checks") or [],
         "not_measured": sections.missing(judgement, words),
         "next_stage": _next_stage(judgement, words),
@@ -67,6 +71,7 @@ def _row(row: Row, judgement: Judgement, words: Words) -> dict[str, Any]:
         "budget": row.budget,
         "labels": cell.labels,
         "local_labels": cell.local_labels,
+        "transductive": row.strategy in judgement.run.transductive,
         "metric": judgement.run.metric,
         **_ends(cell.score),
         "n_patients": cell.n_patients,
@@ -167,7 +172,13 @@ def summary(judgement: Judgement, *, lang: Language = "en") -> str:
     lines += [f"| {header} |", "|" + "---|" * (header.count(" | ") + 1)]
     for row in judgement.rows:
         verdict = words("baseline") if row.is_baseline else words(f"verdict.{row.decision.verdict}")
-        cells = [row.strategy, row.budget, words.interval(row.cell.score), words.signed(row.cell.difference), verdict]
+        cells = [
+            words.named(run, row.strategy),
+            row.budget,
+            words.interval(row.cell.score),
+            words.signed(row.cell.difference),
+            verdict,
+        ]
         lines.append("| " + " | ".join(_plain(one).replace("|", "\\|") for one in cells) + " |")
     lines += ["", f"**{words('next.title')}**", ""]
     lines += [f"- {_plain(words.say(one))}" for one in judgement.next_stage.reasons]

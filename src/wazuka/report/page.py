@@ -10,7 +10,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from wazuka import __version__
-from wazuka.report import sections, tables
+from wazuka.report import licenses, sections, shift_section, tables
 from wazuka.report.answer import make_answer
 from wazuka.report.figures import styles
 from wazuka.report.judgement import Judgement
@@ -49,9 +49,13 @@ def render_report(judgement: Judgement, *, lang: Language) -> str:
         "difference": sections.difference(judgement, words, looks),
         "table": tables.strategies(judgement, words, looks),
         "needed": tables.needed(judgement, words),
+        "scaling": shift_section.scaling(judgement, words),
         "errors": sections.errors(judgement, words),
         "other": tables.other_scores(judgement, words),
         "domains": tables.domains(judgement, words, looks),
+        "matrix": shift_section.matrix(judgement, words),
+        "local": shift_section.local(judgement, words, looks),
+        "remedies": shift_section.remedies(judgement, words),
         "agreement": tables.agreement(judgement, words),
         "data": sections.data(judgement, words),
         "checks": sections.checks(judgement, words),
@@ -60,7 +64,7 @@ def render_report(judgement: Judgement, *, lang: Language) -> str:
         "costs": tables.costs(judgement, words),
         "missing": sections.missing(judgement, words),
         "model": sections.model(judgement, words),
-        "licenses": sections.licenses(judgement, words),
+        "licenses": licenses.licenses(judgement, words),
         "reproduce": sections.reproduce(judgement, words),
         "methods": [words(f"methods.{one}") for one in METHODS],
     }

@@ -16,6 +16,10 @@ KEYS = ["strategy", "budget", "repeat", "train_domain", "local_labels"]
 """What a trial is: these columns name it."""
 
 
+TRANSDUCTIVE = frozenset({"test-batchnorm"})
+"""Remedies that look at the test images of a domain together."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """A finished trial."""
@@ -32,6 +36,11 @@ class Trial:
     def budget(self) -> str:
         """Budget as written in the study."""
         return str(self.record["budget"])
+
+    @property
+    def local_labels(self) -> int:
+        """Labels of the target domain added on top of the budget; such a trial is no part of the ordinary estimates."""
+        return int(self.record.get("local_labels", 0))
 
     @property
     def seconds(self) -> float | None:
@@ -115,6 +124,16 @@ class RunFolder:
     def strategies(self) -> list[str]:
         """Strategies in the order of the study file."""
         return [str(name) for name in self.study["strategies"]]
+
+    @property
+    def transductive(self) -> tuple[str, ...]:
+        """Strategies that adapt to the test images, without their labels, when they predict."""
+        entries = self.study["strategies"].items()
+        return tuple(str(name) for name, one in entries if set((one or {}).get("remedies") or ()) & TRANSDUCTIVE)
+
+    def trials_of(self, strategy: str, budget: str) -> list[Trial]:
+        """The finished trials of a strategy at a budget, those with local labels left out."""
+        return [one for one in self.trials if (one.strategy, one.budget, one.local_labels) == (strategy, budget, 0)]
 
 
 NEEDED = ("strategy", "budget", "labels", "repeat", "train_domain", "seconds")

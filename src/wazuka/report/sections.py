@@ -10,6 +10,7 @@ import numpy as np
 
 from wazuka.report import figures
 from wazuka.report.judgement import Judgement, Row
+from wazuka.report.licenses import local_name
 from wazuka.report.run_folder import RunFolder, Trial
 from wazuka.report.words import DASH, Words, minus
 
@@ -25,16 +26,15 @@ MOST_SPLITS = 60
 def curve(judgement: Judgement, words: Words, looks: dict[str, figures.Style]) -> dict[str, Any]:
     """The label-efficiency curve."""
     run, metric = judgement.run, words.metric(judgement.run.metric)
-    series = []
+    series, legend = [], []
     for name in run.strategies:
         own = sorted((row.cell for row in judgement.rows if row.strategy == name), key=lambda cell: cell.labels)
         points = tuple(figures.Point(cell.labels, cell.score) for cell in own if cell.score is not None)
         if points:
-            series.append(figures.Series(name, looks[name], points))
-    legend = [
-        {"swatch": figures.swatch(one.style), "name": one.name, "is_baseline": one.name == run.baseline}
-        for one in series
-    ]
+            series.append(figures.Series(words.named(run, name), looks[name], points))
+            legend.append(
+                {"swatch": figures.swatch(looks[name]), "name": series[-1].name, "is_baseline": name == run.baseline}
+            )
     if not series:
         return {"figure": "", "legend": [], "about": words.about(run.metric), "one_budget": False}
     chance = 0.5 if run.metric == "auroc" or (run.metric == "balanced_accuracy" and len(run.classes) == 2) else None
@@ -55,7 +55,12 @@ def difference(judgement: Judgement, words: Words, looks: dict[str, figures.Styl
     """The interval plot of paired differences; None where nothing was compared."""
     run, metric = judgement.run, words.metric(judgement.run.metric)
     rows = [
-        figures.Row(f"{row.strategy}, {row.budget}", looks[row.strategy], one, words(f"verdict.{row.decision.verdict}"))
+        figures.Row(
+            f"{words.named(run, row.strategy)}, {row.budget}",
+            looks[row.strategy],
+            one,
+            words(f"verdict.{row.decision.verdict}"),
+        )
         for row in judgement.rows
         if (one := row.cell.difference) is not None
     ]
@@ -92,7 +97,7 @@ def errors(judgement: Judgement, words: Words) -> dict[str, Any]:
 
 def trials_of(run: RunFolder, row: Row) -> list[Trial]:
     """The finished trials of a row."""
-    return [one for one in run.trials if (one.strategy, one.budget) == (row.strategy, row.budget)]
+    return run.trials_of(row.strategy, row.budget)
 
 
 def _matrix(run: RunFolder, row: Row, words: Words) -> dict[str, Any]:
@@ -113,7 +118,11 @@ def _matrix(run: RunFolder, row: Row, words: Words) -> dict[str, Any]:
                 }
             )
         lines.append({"name": name, "cells": cells})
-    return {"caption": words("errors.table", {"name": row.strategy}), "classes": run.classes, "lines": lines}
+    return {
+        "caption": words("errors.table", {"name": words.named(run, row.strategy)}),
+        "classes": run.classes,
+        "lines": lines,
+    }
 
 
 def _pictures(trials: list[Trial], words: Words) -> tuple[bool, list[dict[str, str]]]:
@@ -157,7 +166,7 @@ def data(judgement: Judgement, words: Words) -> dict[str, Any]:
         (words("data.patient source"), card.get("patient_source") or words("not recorded")),
         (words("data.modality"), card.get("modality") or words("not given")),
         (words("data.license"), card.get("license") or words("not given")),
-        (words("data.source"), _source(str(card.get("source") or "")) or words("not given")),
+        (words("data.source"), local_name(str(card.get("source") or "")) or words("not given")),
         (words("data.quarantined"), f"{quarantined:,}" + (f" ({reasons})" if reasons else "")),
         (words("data.orphans"), f"{counts.get('orphan_masks') or 0:,}"),
         (words("data.left out"), words.listed(left_out)),
@@ -178,11 +187,6 @@ def data(judgement: Judgement, words: Words) -> dict[str, Any]:
     ]
     name = card.get("name") or run.study.get("name", "")
     return {"name": name, "facts": facts, "classes": classes, "domains": domains}
-
-
-def _source(source: str) -> str:
-    """Where the data came from; of a local path only its last part, since reports are mailed."""
-    return Path(source).name if source.startswith(("/", "~", "\\\\")) or source[1:3] == ":\\" else source
 
 
 def checks(judgement: Judgement, words: Words) -> dict[str, Any]:
@@ -251,7 +255,11 @@ def _trial_name(one: dict[str, Any], words: Words) -> str:
     values = {"strategy": one["strategy"], "budget": one["budget"], "repeat": int(one["repeat"]) + 1}
     if one.get("train_domain", "all") == "all":
         return words("missing.trial", values)
-    return words("missing.trial domain", values | {"train_domain": one["train_domain"]})
+    values["train_domain"] = one["train_domain"]
+    if one.get("local_labels"):
+        target = one.get("target_domain") or words("not recorded")
+        return words("missing.trial local", values | {"local_labels": int(one["local_labels"]), "target": target})
+    return words("missing.trial domain", values)
 
 
 def model(judgement: Judgement, words: Words) -> list[tuple[str, str]]:
@@ -269,41 +277,15 @@ def model(judgement: Judgement, words: Words) -> list[tuple[str, str]]:
 
     params = final.get("trained_params")
     return [
-        (words("model.strategy"), str(final.get("strategy", DASH))),
+        (words("model.strategy"), words.named(judgement.run, str(final.get("strategy", DASH)))),
         (words("model.reason"), why),
         (words("model.labels"), value("labels.n", "labels", final.get("labels"))),
         (words("model.seconds"), value("model.seconds value", "seconds", final.get("seconds"))),
         (words("model.size"), value("model.size value", "size", final.get("size_mb"))),
         (words("model.latency"), words("model.latency value", latency) if latency else words("not recorded")),
+        (words("model.memory"), value("model.memory value", "memory", final.get("memory_mb"))),
         (words("model.params"), words("not recorded") if params is None else f"{params:,}"),
         (words("model.device"), words("model.device value", device)),
-    ]
-
-
-def licenses(judgement: Judgement, words: Words) -> list[dict[str, str]]:
-    """The license ledger: every backbone that a strategy used."""
-    run = judgement.run
-    specs: dict[str, dict[str, Any]] = {}
-    for step in run.plan.get("steps", []):
-        if step.get("kind") == "encoder":
-            spec = step["args"]["backbone"]
-            specs.setdefault(str(spec["name"]), dict(spec))
-    for entry in run.study["strategies"].values():
-        name = Path(str(entry.get("backbone", DASH)).rpartition("=")[0] or str(entry.get("backbone", DASH))).name
-        if not specs:
-            specs.setdefault(name, {"name": name})
-    commercial = {"yes": words("yes"), "no": words("no")}
-    unknown = words("not recorded")
-    return [
-        {
-            "name": name,
-            "license": str(spec.get("license") or unknown),
-            "commercial": commercial.get(str(spec.get("commercial_use")), unknown),
-            "source": str(spec.get("source") or unknown),
-            "hash": str(spec.get("weights_hash") or DASH)[:16],
-            "note": str(spec.get("note") or ""),
-        }
-        for name, spec in specs.items()
     ]
 
 

@@ -30,7 +30,7 @@ def strategies(judgement: Judgement, words: Words, looks: dict[str, figures.Styl
                 "first": row.strategy != before,
                 "is_baseline": row.is_baseline,
                 "swatch": figures.swatch(looks[row.strategy]),
-                "strategy": row.strategy,
+                "strategy": words.named(judgement.run, row.strategy),
                 "budget": _budget(row),
                 "score": words.interval(cell.score),
                 "difference": words.signed(cell.difference),
@@ -57,7 +57,8 @@ def needed(judgement: Judgement, words: Words) -> dict[str, Any] | None:
         saved = [judgement.row(row.strategy, budget) for budget in budgets]
         cells = [DASH if one is None else words.count(one.cell.labels_saved) for one in saved]
         needed = words.count(row.cell.labels_needed)
-        rows.append({"strategy": row.strategy, "is_baseline": row.is_baseline, "needed": needed, "saved": cells})
+        name = words.named(judgement.run, row.strategy)
+        rows.append({"strategy": name, "is_baseline": row.is_baseline, "needed": needed, "saved": cells})
     titles = [words("needed.saved", {"budget": budget}) for budget in budgets]
     return {"rows": rows, "titles": titles, "has_goal": judgement.run.target is not None}
 
@@ -75,7 +76,7 @@ def other_scores(judgement: Judgement, words: Words) -> dict[str, Any] | None:
     if not lines:
         return None
     intro = words("other.intro", {"budget": words.budget(row.cell)})
-    return {"intro": intro, "strategies": [one.strategy for one in rows], "lines": lines}
+    return {"intro": intro, "strategies": [words.named(run, one.strategy) for one in rows], "lines": lines}
 
 
 def _mean_result(run: RunFolder, row: Row, metric: str, *, images: bool = False) -> Any:
@@ -90,8 +91,9 @@ def _mean_result(run: RunFolder, row: Row, metric: str, *, images: bool = False)
 
 
 def headline_results(results: pd.DataFrame) -> pd.DataFrame:
-    """Overall rows on the whole test part: the pooled one, else the domains that were not trained on."""
+    """Overall rows on the whole test part: the pooled one, else the domains that were not trained on; no local labels."""
     overall = results[(results["class"] == "") & (results["test_domain"] != "synthetic")]
+    overall = overall[overall["local_labels"] == 0]
     pooled = overall["train_domain"] == "all"
     whole = (pooled & (overall["test_domain"] == "all")) | (
         ~pooled & (overall["test_domain"] != overall["train_domain"])
@@ -100,8 +102,8 @@ def headline_results(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def domains(judgement: Judgement, words: Words, looks: dict[str, figures.Style]) -> dict[str, Any]:
-    """Scores within each domain with the largest budget; for each-to-each also the matrix of the shown strategy."""
-    run, metric = judgement.run, words.metric(judgement.run.metric)
+    """Scores within each domain with the largest budget; the matrix of each-to-each studies is in `shift_section`."""
+    run = judgement.run
     chosen = [row for name in run.strategies if (row := judgement.largest(name)) is not None]
     rule = (run.study.get("test") or {}).get("domain")
     key = f"domains.intro {rule}" if rule else "domains.intro"
@@ -116,48 +118,28 @@ def domains(judgement: Judgement, words: Words, looks: dict[str, figures.Style])
                     "is_baseline": row.is_baseline,
                     "domain": name,
                     "swatch": figures.swatch(looks[row.strategy]),
-                    "strategy": row.strategy,
+                    "strategy": words.named(run, row.strategy),
                     "score": words.interval(score),
                     "difference": words.signed(row.cell.domain_differences.get(name)),
                 }
             )
             before = name
     gaps = [
-        minus(words("domains.one gap", {"name": row.strategy, "gap": words.interval(row.cell.domain_gap)}))
+        minus(
+            words(
+                "domains.one gap", {"name": words.named(run, row.strategy), "gap": words.interval(row.cell.domain_gap)}
+            )
+        )
         for row in chosen
         if row.cell.domain_gap is not None
     ]
-    matrix = _matrix(judgement, words, metric) if rule == "each-to-each" else None
     if len(judgement.estimates.domains) < 2:
         rows = []
     return {
         "intro": intro,
         "rows": rows,
-        "gaps": words("domains.gap", {"gaps": "; ".join(gaps)}) if gaps else "",
-        "matrix": matrix,
+        "gaps": words("domains.gap", {"gaps": "; ".join(gaps)}) if gaps and not rule else "",
     }
-
-
-def _matrix(judgement: Judgement, words: Words, metric: str) -> dict[str, Any]:
-    """Mean score per trained and tested domain of the shown row."""
-    row = judgement.shown
-    table = judgement.run.results
-    own = table[
-        (table["strategy"] == row.strategy)
-        & (table["budget"] == row.budget)
-        & (table["metric"] == judgement.run.metric)
-        & (table["class"] == "")
-    ]
-    means = own.groupby(["train_domain", "test_domain"])["value"].mean()
-    names = sorted(own["train_domain"].unique())
-    tested = sorted(own["test_domain"].unique())
-    lines = []
-    for name in names:
-        values = [means.get((name, other)) for other in tested]
-        cells = [DASH if value is None or pd.isna(value) else f"{value:.3f}" for value in values]
-        lines.append({"name": name, "cells": cells})
-    caption = words("domains.score", {"metric": metric, "name": row.strategy})
-    return {"caption": caption, "tested": tested, "lines": lines}
 
 
 def agreement(judgement: Judgement, words: Words) -> list[dict[str, str]]:
@@ -174,7 +156,12 @@ def agreement(judgement: Judgement, words: Words) -> list[dict[str, str]]:
                 score, images = found
                 cases = words(f"agreement.{kind}")
                 rows.append(
-                    {"strategy": name, "cases": cases, "score": words.interval(score), "images": f"{images:,.0f}"}
+                    {
+                        "strategy": words.named(run, name),
+                        "cases": cases,
+                        "score": words.interval(score),
+                        "images": f"{images:,.0f}",
+                    }
                 )
     return rows
 
@@ -190,7 +177,7 @@ def gates(judgement: Judgement, words: Words) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "first": number == 0,
-                    "strategy": name,
+                    "strategy": words.named(judgement.run, name),
                     "budget": row.budget,
                     "name": words.say(gate.title),
                     "state": gate.state,
@@ -220,7 +207,7 @@ def costs(judgement: Judgement, words: Words) -> dict[str, Any]:
         lines.append({"name": words("costs.once"), "cells": cells})
     return {
         "intro": words("costs.intro", {"budget": words.budget(judgement.shown.cell)}),
-        "strategies": [row.strategy for row in chosen],
+        "strategies": [words.named(run, row.strategy) for row in chosen],
         "lines": lines,
         "notes": _cost_notes(judgement, chosen, words),
     }

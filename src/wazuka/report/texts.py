@@ -1,4 +1,5 @@
-"""Every sentence of the report in English and Japanese; the tables are `texts_en.EN` and `texts_ja.JA`.
+"""Every sentence of the report in English and Japanese; the tables are `texts_en.EN`, `texts_ja.JA`
+and, on domains and label scaling, `texts_shift_en` and `texts_shift_ja`.
 
 A sentence that depends on results is a `Reason`: a key and its values, turned into words only when a page is written.
 So `report.json` (English) and both pages say the same thing. Used by `wazuka report RUN --lang en|ja`.
@@ -13,9 +14,11 @@ from typing import Any, Literal
 from wazuka.core.errors import unknown_name
 from wazuka.report.texts_en import EN
 from wazuka.report.texts_ja import JA
+from wazuka.report.texts_shift_en import EN_SHIFT
+from wazuka.report.texts_shift_ja import JA_SHIFT
 
 Language = Literal["en", "ja"]
-TEXTS: dict[str, dict[str, str]] = {"en": EN, "ja": JA}
+TEXTS: dict[str, dict[str, str]] = {"en": EN | EN_SHIFT, "ja": JA | JA_SHIFT}
 """Language -> key -> text with `{name}` or `{name:format}` places."""
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wazuka.evaluate.label_scaling import Ratio
 from wazuka.report.costs import Line
 from wazuka.report.estimates import Cell, Count
+from wazuka.report.run_folder import RunFolder
 from wazuka.report.texts import TEXTS, Language, Reason, listed, say, text
 from wazuka.report.verdict import Bounds, name_budget
 
@@ -64,6 +66,10 @@ class Words:
         key = f"about.{name}"
         return self(key) if key in TEXTS[self.lang] else ""
 
+    def named(self, run: RunFolder, strategy: str) -> str:
+        """A strategy's name for tables and legends, with the word that says what its figures lean on."""
+        return self("named.transductive", {"name": strategy}) if strategy in run.transductive else strategy
+
     def count(self, value: Count | None) -> str:
         """A number of labels with its interval; an end beyond what was measured is said in words."""
         return DASH if value is None else minus(self.say(value.reason()))
@@ -71,6 +77,13 @@ class Words:
     def saved(self, value: Count) -> str:
         """The number of labels alone, for a tile."""
         return f"> {value.more_than:,}" if value.estimate is None else minus(f"{value.estimate:,}")
+
+    def share(self, value: Ratio | None) -> str:
+        """A share with its interval, in percent."""
+        if value is None or value.low is None or value.high is None:
+            return DASH
+        ends = {"estimate": value.estimate, "low": value.low, "high": value.high}
+        return minus(self("percent interval", ends))
 
     def amount(self, line: Line) -> str:
         """What a line of the cost ledger amounts to, in its own unit."""

@@ -13,45 +13,23 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from wazuka import adapt, pretrain, synthesize
 from wazuka.core.config import build, read_yaml
 from wazuka.core.errors import ConfigError, unknown_name
-from wazuka.core.registry import Registry
 from wazuka.data.manifest import Task
-from wazuka.data.transform import ImageTransform
+from wazuka.study.strategies import (
+    Strategy,
+    check_domain_keys,
+    mapping,
+    read_budgets,
+    read_repeats,
+    read_strategy,
+)
 
 METRICS = (
     "auroc", "average_precision", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "brier", "ece",
     "kappa",
 )  # fmt: skip
 LOWER_IS_BETTER = ("brier", "ece")
-LATER_KEYS = ("train_on", "ratio", "split_budget", "remedies", "prompts", "dp", "classes", "local_labels")
-"""Strategy keys of the contract that only generators, prompts and domain remedies read; none of these is here yet."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A technique with its resolved settings."""
-
-    name: str
-    config: Any
-    """An instance of the technique's `Config`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Strategy:
-    """What is done with the labels: a backbone, perhaps pretrained on images without labels, adapted with labels."""
-
-    name: str
-    backbone: str
-    weights: Literal["pretrained", "none"] = "pretrained"
-    pretrain: Method | None = None
-    adapt: Method
-    image: ImageTransform
-    budgets: tuple[str, ...]
-    repeats: int
-    soft_labels: bool = False
-    """Learn from the shares of the annotators' votes instead of one label (datasets with votes only)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,21 +154,6 @@ STUDY_KEYS = (
     "name", "dataset", "task", "unlabeled", "image", "budgets", "repeats", "test", "baseline", "strategies", "goal",
     "gates", "costs", "threads_per_trial", "seed", "min_class_patients", "not_measured",
 )  # fmt: skip
-STRATEGY_KEYS = (
-    "backbone",
-    "weights",
-    "pretrain",
-    "synthesize",
-    "adapt",
-    "image",
-    "budgets",
-    "repeats",
-    "soft_labels",
-    *LATER_KEYS,
-)
-MOST_REPEATS = 1000
-"""Beyond it splits and plan alone fill a machine's memory."""
-STRATEGY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 def read_study(path: Path, *, dataset: Path | None = None) -> Study:
@@ -222,11 +185,11 @@ def resolve_study(values: Mapping[str, Any], *, folder: Path, where: str, datase
     strategies = values.get("strategies")
     if not isinstance(strategies, dict) or not strategies:
         raise ConfigError(f"{where}: `strategies` is missing; list at least one, as `NAME: {{backbone: resnet18}}`.")
-    budgets = _budgets(values.get("budgets", ["20", "50", "100", "100%"]), where=f"{where}: budgets")
-    repeats = _repeats(values.get("repeats", 5), where=f"{where}: repeats")
-    image = _mapping(values.get("image"), f"{where}: image")
+    budgets = read_budgets(values.get("budgets", ["20", "50", "100", "100%"]), where=f"{where}: budgets")
+    repeats = read_repeats(values.get("repeats", 5), where=f"{where}: repeats")
+    image = mapping(values.get("image"), f"{where}: image")
     resolved = tuple(
-        _strategy(
+        read_strategy(
             name,
             given_one,
             folder=folder,
@@ -237,6 +200,9 @@ def resolve_study(values: Mapping[str, Any], *, folder: Path, where: str, datase
         )
         for name, given_one in strategies.items()
     )
+    test = _test(values.get("test"), folder=folder, where=f"{where}: test")
+    for one in resolved:
+        check_domain_keys(one, test, where=f"{where}: strategies.{one.name}")
     baseline = values.get("baseline") or resolved[0].name
     if baseline not in strategies:
         raise unknown_name("strategy", str(baseline), list(strategies), where=f"{where}: baseline")
@@ -254,12 +220,12 @@ def resolve_study(values: Mapping[str, Any], *, folder: Path, where: str, datase
         dataset=str((folder / given).resolve()),
         budgets=budgets,
         repeats=repeats,
-        test=_test(values.get("test"), folder=folder, where=f"{where}: test"),
+        test=test,
         baseline=str(baseline),
         strategies=resolved,
-        goal=build(Goal, _mapping(values.get("goal"), f"{where}: goal"), where=f"{where}: goal"),
-        gates=build(Gates, _mapping(values.get("gates"), f"{where}: gates"), where=f"{where}: gates"),
-        costs=None if costs is None else build(Costs, _mapping(costs, f"{where}: costs"), where=f"{where}: costs"),
+        goal=build(Goal, mapping(values.get("goal"), f"{where}: goal"), where=f"{where}: goal"),
+        gates=build(Gates, mapping(values.get("gates"), f"{where}: gates"), where=f"{where}: gates"),
+        costs=None if costs is None else build(Costs, mapping(costs, f"{where}: costs"), where=f"{where}: costs"),
         not_measured=not_measured,
         **dataclasses.asdict(plain),
     )
@@ -281,106 +247,8 @@ class _Rest:
             raise ValueError(f"`min_class_patients` is {self.min_class_patients}; give 2 or more")
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is {value!r}; write a mapping, `{{key: value}}`.")
-    return value
-
-
-def _budgets(value: Any, *, where: str) -> tuple[str, ...]:
-    from wazuka.data.budgets import parse
-
-    listed = list(value) if isinstance(value, list | tuple) else [value]
-    if not listed:
-        raise ConfigError(f"{where} is empty; give at least one, as `[20, 50, 100%]`.")
-    written = [parse(one).written for one in listed]
-    if len(set(written)) < len(written):
-        raise ConfigError(f"{where} names {max(written, key=written.count)} twice; name each budget once.")
-    return tuple(written)
-
-
-def _repeats(value: Any, *, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{where} is {value!r}; give a whole number of 1 or more.")
-    if value > MOST_REPEATS:
-        raise ConfigError(f"{where} is {value}; give {MOST_REPEATS} or fewer: intervals hardly narrow after ten.")
-    return value
-
-
-def _strategy(
-    name: str,
-    value: Any,
-    *,
-    folder: Path,
-    image: dict[str, Any],
-    budgets: tuple[str, ...],
-    repeats: int,
-    where: str,
-) -> Strategy:
-    if not isinstance(name, str) or not STRATEGY_NAME.fullmatch(name):
-        raise ConfigError(f"{where}: strategy name {name!r} is not usable; use letters, digits and . _ + - only.")
-    values = _mapping(value, where)
-    for key in values:
-        if key not in STRATEGY_KEYS:
-            raise unknown_name("key", key, STRATEGY_KEYS, where=where)
-    for key in LATER_KEYS:
-        if key in values:
-            raise ConfigError(f"{where}: `{key}` belongs to techniques that this version does not have; remove it.")
-    if values.get("synthesize") is not None:
-        _method(values["synthesize"], synthesize.METHODS, where=f"{where}.synthesize")
-    if not isinstance(values.get("backbone"), str):
-        raise ConfigError(
-            f"{where}: `backbone` is missing; name one, as `backbone: resnet18` (see `wazuka backbones`)."
-        )
-    weights = values.get("weights", "pretrained")
-    if weights not in ("pretrained", "none"):
-        raise unknown_name("weights", str(weights), ["pretrained", "none"], where=where)
-    merged = image | _mapping(values.get("image"), f"{where}.image")
-    pretraining = values.get("pretrain")
-    return Strategy(
-        name=name,
-        backbone=_located(values["backbone"], folder),
-        weights=weights,
-        pretrain=None if pretraining is None else _method(pretraining, pretrain.METHODS, where=f"{where}.pretrain"),
-        adapt=_method(values.get("adapt", "linear-probe"), adapt.METHODS, where=f"{where}.adapt"),
-        image=build(ImageTransform, merged, where=f"{where}.image"),
-        budgets=_budgets(values["budgets"], where=f"{where}.budgets") if "budgets" in values else budgets,
-        repeats=_repeats(values["repeats"], where=f"{where}.repeats") if "repeats" in values else repeats,
-        soft_labels=_switch(values.get("soft_labels", False), where=f"{where}.soft_labels"),
-    )
-
-
-def _switch(value: Any, *, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{where} is {value!r}; write true or false.")
-    return value
-
-
-def _located(backbone: str, folder: Path) -> str:
-    """Make the path in `NAME=FILE`, `FILE.onnx` or an artifact folder absolute, seen from the study file's folder."""
-    name, equals, file = backbone.rpartition("=")
-    if equals or file.endswith((".onnx", ".safetensors")) or "/" in file:
-        path = folder / Path(file).expanduser()
-        return f"{name}{equals}{path.resolve()}" if path.exists() else backbone
-    return backbone
-
-
-def _method(value: Any, registry: Registry, *, where: str) -> Method:
-    """Resolve a method's name, or `{method: NAME, ...}` with fields of its `Config`."""
-    values = {"method": value} if isinstance(value, str) else _mapping(value, where)
-    name = values.get("method")
-    if not isinstance(name, str):
-        raise ConfigError(f"{where}: `method` is missing; write the name or `{{method: NAME, ...}}`.")
-    if name not in registry:
-        raise unknown_name(registry.role, name, sorted(registry), where=where)
-    settings = {key: one for key, one in values.items() if key != "method"}
-    return Method(name=name, config=build(registry[name].config, settings, where=where))
-
-
 def _test(value: Any, *, folder: Path, where: str) -> TestRule:
-    values = _mapping(value, where)
+    values = mapping(value, where)
     rule = build(TestRule, values, where=where)
     chosen = [key for key in ("patients", "domain", "column", "dataset") if key in values]
     if len(chosen) > 1:
@@ -410,8 +278,8 @@ def to_mapping(study: Study) -> dict[str, Any]:
             if method is not None:
                 entry[key] = {"method": method.name} | _plain(dataclasses.asdict(method.config))
         entry |= {"image": _plain(dataclasses.asdict(one.image)), "budgets": list(one.budgets), "repeats": one.repeats}
-        if one.soft_labels:
-            entry["soft_labels"] = True
+        entry |= {"soft_labels": True} if one.soft_labels else {}
+        entry |= {key: list(getattr(one, key)) for key in ("remedies", "local_labels") if getattr(one, key)}
         values["strategies"][one.name] = entry
     values["goal"] = dataclasses.asdict(study.goal)
     values["gates"] = dataclasses.asdict(study.gates)

@@ -267,7 +267,24 @@ class TrialRows:
     """The trial's other training rows (role train, never val or test), of its own train domains."""
 
 
-def trial_rows(data: StudyData, rows: pd.DataFrame, *, budget: str, train_domain: str) -> TrialRows:
+@dataclass(frozen=True, kw_only=True)
+class LocalLabels:
+    """Labels of a target domain on top of a budget of another domain.
+
+    Attributes:
+        domain: The target, which is then the only one tested.
+        rows: Rows of `splits.parquet` of the repeat with the target as train domain: the first `labels` of their order.
+        labels: How many.
+    """
+
+    domain: str
+    rows: pd.DataFrame
+    labels: int
+
+
+def trial_rows(
+    data: StudyData, rows: pd.DataFrame, *, budget: str, train_domain: str, local: LocalLabels | None = None
+) -> TrialRows:
     """Cut one trial's rows out of the splits of its repeat and train domain.
 
     Args:
@@ -275,8 +292,11 @@ def trial_rows(data: StudyData, rows: pd.DataFrame, *, budget: str, train_domain
         rows: Rows of `splits.parquet` of one repeat and train domain.
         budget: As written in the study.
         train_domain: `all`, a domain, or `not:` and a domain.
+        local: Labels of a target domain to add.
     """
     selection = budgets.select(rows, budgets.parse(budget), labels=data.labels)
+    if local is not None:
+        selection = _with_local(selection, local, data)
     labeled = data.rows_of(list(selection.ids))
     test = data.rows_of(rows.loc[rows["role"] == "test", "id"].tolist())
     test = test[test["label"].notna()].copy()
@@ -286,6 +306,8 @@ def trial_rows(data: StudyData, rows: pd.DataFrame, *, budget: str, train_domain
         test["test_domain"] = test["domain"]
         if train_domain.startswith("not:"):
             test = test[test["domain"] == train_domain.removeprefix("not:")]
+        if local is not None:
+            test = test[test["domain"] == local.domain]
     chosen = set(selection.ids)
     others = data.rows_of(rows.loc[rows["role"] == "train", "id"].tolist())
     others = others[~others["id"].isin(chosen)]
@@ -297,6 +319,19 @@ def trial_rows(data: StudyData, rows: pd.DataFrame, *, budget: str, train_domain
         inner_split=bool(selection.inner_split),
         test=test.sort_values("id", kind="stable").reset_index(drop=True),
         unlabeled=others.reset_index(drop=True),
+    )
+
+
+def _with_local(selection: budgets.Selection, local: LocalLabels, data: StudyData) -> budgets.Selection:
+    """Add a target domain's first labels; of these too some serve early stopping, where the budget has an inner split."""
+    added = budgets.select(local.rows, budgets.parse(local.labels), labels=data.labels)
+    roles = local.rows.set_index("id")["role"]
+    is_val = (roles.loc[list(added.ids)] == "val").to_numpy(bool) & selection.inner_split
+    new = [position for position, one in enumerate(added.ids) if one not in set(selection.ids)]
+    return dataclasses.replace(
+        selection,
+        ids=[*selection.ids, *(added.ids[position] for position in new)],
+        is_val=np.concatenate([np.asarray(selection.is_val, bool), is_val[new]]),
     )
 
 

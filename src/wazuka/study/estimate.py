@@ -1,11 +1,14 @@
 """Before long work: how long, how much memory and how much disk on this machine, from short measurements.
 
 The figures are for planning, not for the report: frozen features from a timed batch of the real network, training at
-three forward passes a step (forward and backward), decoding from a few real files.
+three forward passes a step (forward and backward), decoding from a few real files. Memory of trainings is counted from
+shapes (`nn/memory.py`); one that would not fit is said before the run, with what would fit, and refused where not even a
+batch of one image fits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -15,21 +18,25 @@ import numpy as np
 import pandas as pd
 
 from wazuka import adapt, pretrain
-from wazuka.core.errors import WazukaError
+from wazuka.core.errors import ConfigError, WazukaError
 from wazuka.core.progress import say
 from wazuka.core.records import is_finished, out_of_space
 from wazuka.data import decode
 from wazuka.data.manifest import Dataset
 from wazuka.nn import encoders, features
-from wazuka.study.config import Study
+from wazuka.nn.adaptable import adaptable
+from wazuka.nn.architectures import build_meta
+from wazuka.nn.memory import HEADROOM, Footprint, Room, Trained, Training, footprint, memory_of
+from wazuka.study.config import Strategy, Study
+from wazuka.study.context import Settings
 from wazuka.study.data import StudyData
 from wazuka.study.plan import Plan, step_folder
-from wazuka.study.steps import Settings
+from wazuka.training.loop import choose_precision
 
 FORWARD_PASSES_PER_TRAINING_STEP = 3.0
 """One forward and a backward pass that costs about two."""
 TRAINING_BATCH = 32
-"""Images whose activations are held at once, about sixty float32 copies of each."""
+"""Images a step of a method whose settings name none."""
 SAMPLE_FILES = 8
 PROBE_SECONDS = 0.05
 """Exact solve of one budget of one repeat with its penalties and folds, a few hundred features."""
@@ -51,11 +58,13 @@ def estimate(
 
     Raises:
         OutOfSpace: If less is free than the run needs.
+        ConfigError: If a training does not fit into this machine's memory, not even one image at a time.
     """
     todo = [one for one in plan.trials if not is_finished(step_folder(run, one) or run)]
     seconds = disk = memory = 0.0
     per_image = {one.folder: _decode_seconds(one) for one in data.datasets}
     speeds: dict[tuple[str, int], float] = {}
+    trainings: dict[str, Footprint] = {}
     for step in plan.steps.values():
         if step.kind == "pixels":
             dataset = data.datasets[step.args["source"]]
@@ -71,6 +80,8 @@ def estimate(
             seconds += count * _speed(speeds, encoder, args["image"]["size"], settings)
             disk += count * encoder.feature_dim * 4 / 2**20
             memory = max(memory, count * encoder.feature_dim * 8 * 2 / 2**20)
+            frozen = _footprint(encoder, Training(trained="nothing"), args["image"]["size"])
+            memory = max(memory, (4 * _parameters(encoder) if frozen is None else frozen.estimate().total) / 2**20)
         elif step.kind == "pretrain" and not is_finished(step_folder(run, step) or run):
             chosen = study.strategy(step.args["strategy"])
             assert chosen.pretrain is not None
@@ -81,6 +92,9 @@ def estimate(
                 images = trained(chosen.pretrain.config, step.args["images"])
                 each = _speed(speeds, encoder, chosen.image.size, settings)
                 seconds += FORWARD_PASSES_PER_TRAINING_STEP * images * each
+            training = training_of("", chosen.pretrain.config, device=settings.device, labels=step.args["images"])
+            found_bytes = _footprint(encoder, training, chosen.image.size)
+            memory = max(memory, 0 if found_bytes is None else found_bytes.estimate().total / 2**20)
     for step in todo:
         if step.args["artifact"] is not None:
             seconds += PROBE_SECONDS / workers
@@ -95,9 +109,17 @@ def estimate(
         images = method.images_trained(strategy.adapt.config, step.args["labels"])
         seconds += FORWARD_PASSES_PER_TRAINING_STEP * images * each / workers
         disk += 4 * _parameters(encoder) / 2**20
-        memory = max(
-            memory, 16 * _parameters(encoder) / 2**20 + TRAINING_BATCH * strategy.image.size**2 * 3 * 4 * 60 / 2**20
+        config, classes = strategy.adapt.config, len(data.classes)
+        training = training_of(
+            strategy.adapt.name, config, device=settings.device, labels=step.args["labels"], classes=classes
         )
+        needs = _footprint(encoder, training, strategy.image.size)
+        if needs is None:
+            continue
+        memory = max(memory, needs.estimate().total / 2**20)
+        before = trainings.get(strategy.name)
+        if before is None or before.training.images < training.images:
+            trainings[strategy.name] = needs
     found = {
         "seconds": round(seconds, 1),
         "memory_mb": round((BASE_MEMORY_MB + memory) * max(1, workers), 0),
@@ -109,6 +131,15 @@ def estimate(
             f"Estimate: {len(todo)} trials, about {_duration(seconds)}, {found['memory_mb'] / 1024:.1f} GB memory,"
             f" {_megabytes(disk)} disk."
         )
+    if not quiet:
+        room = memory_of(settings.device)
+        for name, needs in trainings.items():
+            strategy = study.strategy(name)
+            trial = next(one for one in todo if one.args["strategy"] == name)
+            encoder = encoders.from_spec(plan.backbone(trial.args["encoder"]))
+            line = memory_line(strategy, encoder, needs, room, workers=workers, device=settings.device)
+            if line is not None:
+                say(line)
     for folder in {run, Path(settings.cache)}:
         existing = next(one for one in [folder, *folder.parents] if one.exists())
         if shutil.disk_usage(existing).free < disk * 2**20:
@@ -149,3 +180,117 @@ def _duration(seconds: float) -> str:
 
 def _megabytes(value: float) -> str:
     return f"{value:.0f} MB" if value < 1024 else f"{value / 1024:.1f} GB"
+
+
+_KNOWN: dict[tuple[str, Training, int], Footprint] = {}
+
+
+def _footprint(encoder: encoders.Encoder, training: Training, size: int) -> Footprint | None:
+    """Memory of a network, measured once per process; None for a graph, whose inside is not known, and with a word for a
+    network whose forward pass depends on values."""
+    if encoder.kind == "onnx":
+        return None
+    key = (encoder.key(), dataclasses.replace(training, images=1), size)
+    if key not in _KNOWN:
+        try:
+            _KNOWN[key] = footprint(encoder, key[1], size=size)
+        except RuntimeError as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            say(f"The memory that `{encoder.name}` needs is not estimated: its forward pass needs values ({reason}).")
+            return None
+    return dataclasses.replace(_KNOWN[key], training=training)
+
+
+def training_of(method: str, config: Any, *, device: str, labels: int, classes: int = 2) -> Training:
+    """Tell what a method trains from its settings; one that is not known here trains the whole network."""
+    trained: Trained = (
+        "adapters" if method == "lora" else "head" if getattr(config, "train", "all") == "head" else "all"
+    )
+    versions = 1 + 2 * getattr(config, "mu", 0)  # of images without labels, beside each labeled one
+    batch = min(getattr(config, "batch", TRAINING_BATCH), labels) * versions
+    average = getattr(config, "ema", None)
+    lora = {name: getattr(config, name) for name in ("rank", "targets", "blocks") if method == "lora"}
+    return Training(
+        trained=trained,
+        images=-(-batch // getattr(config, "accumulate", 1)),
+        checkpointing=getattr(config, "checkpointing", False),
+        half=choose_precision(getattr(config, "precision", "auto"), device) == "bf16",
+        moments=1 if getattr(config, "optimizer", "adamw") == "sgd" else 2,
+        average=bool(average) or (average is None and method == "fixmatch"),
+        classes=classes,
+        **lora,
+    )
+
+
+def memory_line(
+    strategy: Strategy, encoder: encoders.Encoder, needs: Footprint, room: Room, *, workers: int, device: str
+) -> str | None:
+    """Say that a training would not fit into the free memory and what would; None where it fits.
+
+    Args:
+        needs: Of the strategy's largest training.
+        room: Of the device; shared by `workers` processes.
+
+    Raises:
+        ConfigError: If not even one image at a time fits into all of the memory.
+    """
+    free, total = (one * (1 - HEADROOM) / workers for one in (room.free, room.total))
+    if not device.startswith("cuda"):
+        total -= BASE_MEMORY_MB * 2**20
+    if needs.estimate().total <= free:
+        return None
+    enough = needs.most_images(int(total)) >= 1
+    ways = _what_fits(strategy, encoder, needs, int(free if enough else total), device=device)
+    where = "this GPU" if device.startswith("cuda") else "this machine"
+    shared = f" for each of {workers} processes" if workers > 1 else ""
+    hint = f"What would fit: {', '.join(ways)}." if ways else "Nothing smaller would fit; take a smaller backbone."
+    if enough:
+        return (
+            f"Memory: `{strategy.name}` needs about {_gigabytes(needs.estimate().total)} for {needs.training.images} images"
+            f" at a time, {where} has {_gigabytes(free)} free{shared}. {hint}"
+        )
+    raise ConfigError(
+        f"`{strategy.name}` needs about {_gigabytes(needs.estimate(1).total)} of memory for one image at a time, {where} has"
+        f" {_gigabytes(total)}{shared}. {hint}"
+    )
+
+
+def _what_fits(
+    strategy: Strategy, encoder: encoders.Encoder, needs: Footprint, limit: int, *, device: str
+) -> list[str]:
+    """Changes of the study file that, each alone, bring a training below `limit` bytes, with what it then takes."""
+    assert strategy.adapt is not None
+    config, training, size = strategy.adapt.config, needs.training, strategy.image.size
+    found: list[str] = []
+    most = needs.most_images(limit)
+    if most and hasattr(config, "accumulate"):
+        parts = -(-training.images * config.accumulate // most)
+        each = -(-training.images * config.accumulate // parts)
+        found.append(f"`accumulate: {parts}` ({_gigabytes(needs.estimate(each).total)})")
+    elif versions := most // (1 + 2 * getattr(config, "mu", 0)):
+        images = versions * (1 + 2 * getattr(config, "mu", 0))
+        found.append(f"`batch: {versions}` ({_gigabytes(needs.estimate(images).total)})")
+
+    def offer(text: str, **changes: Any) -> bool:
+        other = _footprint(encoder, dataclasses.replace(training, **changes), size)
+        fits = other is not None and other.estimate().total <= limit
+        if other is not None and fits:
+            found.append(f"{text} ({_gigabytes(other.estimate().total)})")
+        return fits
+
+    if hasattr(config, "checkpointing") and not training.checkpointing:
+        offer("`checkpointing: true`", checkpointing=True)
+    if hasattr(config, "blocks"):
+        depth = len(adaptable(build_meta(encoder.arch, encoder.args)).blocks)
+        fewer = [one for one in (depth // 2, depth // 4, 2, 1) if 0 < one < (training.blocks or depth)]
+        next((one for one in fewer if offer(f"`blocks: {one}`", blocks=one)), None)
+    if device.startswith("cuda") and not training.half and choose_precision("auto", device) == "bf16":
+        offer("`precision: bf16`", half=True)
+    if training.trained == "all":
+        offer("`adapt: lora`", trained="adapters", average=False)
+    offer("`adapt: linear-probe`", trained="nothing", average=False)
+    return found
+
+
+def _gigabytes(value: float) -> str:
+    return f"{value / 2**30:.1f} GB"

@@ -18,17 +18,20 @@ from wazuka import adapt, pretrain
 from wazuka.core.hashing import derive_seed, make_key
 from wazuka.core.records import clear_unfinished, finish, is_finished, read_json, write_json, write_table
 from wazuka.data import budgets, splits
-from wazuka.data.pixels import PixelCache, pixels_key
+from wazuka.data.pixels import PixelCache, build_pixels, pixels_key
 from wazuka.nn import features, predictors
 from wazuka.nn.encoders import ENCODER_FILE, Encoder, load_encoder, save_encoder
 from wazuka.nn.measure import measure
 from wazuka.study import steps
-from wazuka.study.config import Strategy
+from wazuka.study.context import Context, Settings, encoder_of, encoder_seen, open_run
 from wazuka.study.data import StudyData, join_seen, rows_hash, seen_table
-from wazuka.training.roles import AdaptTask, PretrainTask, Runtime
+from wazuka.study.fitted import predictor_facts
+from wazuka.study.strategies import Strategy
+from wazuka.study.tasks import TaskInputs, make_task
+from wazuka.training.roles import PretrainTask, Runtime
 
 
-def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Settings) -> dict[str, Any]:
+def make_final(run: Path, *, strategy: str, reason: str, settings: Settings) -> dict[str, Any]:
     """Refit one strategy on all labels of the main dataset (training and former test patients).
 
     Args:
@@ -40,14 +43,14 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
     Returns:
         The record of `final/`; an existing one for the same inputs is kept.
     """
-    context = steps.open_run(run)
+    context = open_run(run)
     chosen = context.study.strategy(strategy)
     method = adapt.METHODS[chosen.adapt.name]
     data = context.data
     rows = data.table[(data.table["source"] == 0) & data.table["label"].notna()].reset_index(drop=True)
     trial = next(one for one in context.plan.trials if one.args["strategy"] == strategy)
     backbone = _backbone_step(context, trial.args["encoder"])
-    encoder = steps._encoder(context, backbone)
+    encoder = encoder_of(context, backbone)
     seed = derive_seed(context.study.seed, "final")
     key = make_key(
         "final", chosen, method.code_version, encoder.weights_hash, rows_hash(rows), seed, reason, data.fingerprint,
@@ -62,49 +65,44 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
     began = time.monotonic()
     clear_unfinished(folder)
     runtime = Runtime(device=settings.device, threads=settings.threads, folder=folder)
-    cache = steps.build_pixels(data.main, chosen.image, cache=Path(settings.cache), workers=settings.workers)
+    cache = build_pixels(data.main, chosen.image, cache=Path(settings.cache), workers=settings.workers)
     pretraining = folder / f"checkpoint-pretrain-{key}"  # by its name kept when this is interrupted
     everything = data.table[data.table["source"] == 0].reset_index(drop=True)
-    seen, pretrain_notes = [seen_table(rows, labeled=True), *steps.encoder_seen(context, backbone)], None
+    seen, pretrain_notes = [seen_table(rows, labeled=True), *encoder_seen(context, backbone)], None
     if chosen.pretrain is not None:
         encoder, pretrain_notes = _pretrain(
             data, chosen, encoder, cache, everything, seed, dataclasses.replace(runtime, folder=pretraining)
         )
         seen.append(seen_table(everything, labeled=False))
     is_val, inner_split = _inner_split(context, rows, seed)
-    numbers = rows["row"].to_numpy(np.int64)
     others = everything[everything["label"].isna()] if method.semi_supervised else everything.head(0)
-    found = other_features = None
+    matrix = None
     if method.input == "features":
         path = features.cached_features(cache, encoder, cache=Path(settings.cache), device=settings.device)
         matrix = np.load(path, mmap_mode="r")
-        found = np.asarray(matrix[numbers])
-        other_features = np.asarray(matrix[others["row"].to_numpy(np.int64)]) if method.semi_supervised else None
-    labeled = steps.labeled_images(data, rows, is_val, cache.images(numbers), soft=chosen.soft_labels)
-    task = AdaptTask(
+    task = make_task(
+        data,
+        chosen,
+        TaskInputs(pixels=cache, encoder=encoder, features=matrix),
         name=key,
-        labeled=labeled,
-        classes=data.classes,
-        positive=data.positive,
-        encoder=encoder,
+        labeled=rows,
+        is_val=is_val,
         inner_split=inner_split,
+        unlabeled=others if method.semi_supervised else None,
         seed=seed,
-        unlabeled=cache.images(others["row"].to_numpy(np.int64)) if method.semi_supervised else None,
-        features=found,
-        unlabeled_features=other_features,
-        intensity=data.main.card.intensity,
-        window=chosen.image.window,
     )
     adapting = folder / f"checkpoint-adapt-{key}"  # of this key: another strategy's half-done training is none of ours
     adapting.mkdir(exist_ok=True)
     runtime = dataclasses.replace(runtime, folder=adapting)
     (fitted,) = method([task], config=chosen.adapt.config, runtime=runtime)
     fitted.predictor.save(folder, encoder_folder=None)  # self-contained: the folder can be moved and mailed
-    predictors.describe(folder, steps.predictor_facts(data, chosen) | {"threshold": fitted.threshold})
+    predictors.describe(folder, predictor_facts(data, chosen) | {"threshold": fitted.threshold})
     write_table(folder / "seen.parquet", join_seen(*seen, seen_table(others, labeled=False)))
     for leftover in folder.glob("checkpoint*"):  # the encoder is in the predictor's folder now
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    speed = measure(predictors.load(folder), labeled.images.take(np.arange(min(32, len(rows)))), device=settings.device)
+    speed = measure(
+        predictors.load(folder), task.labeled.images.take(np.arange(min(32, len(rows)))), device=settings.device
+    )
     record = {
         "schema": 1,
         "step": "final",
@@ -132,7 +130,7 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: steps.Setting
     return read_json(folder / "record.json")
 
 
-def _backbone_step(context: steps.Context, step_id: str) -> str:
+def _backbone_step(context: Context, step_id: str) -> str:
     """Id of the step that holds the strategy's backbone before any pretraining, as its trials had it."""
     return str(context.plan.steps[step_id].args.get("encoder", step_id))
 
@@ -165,7 +163,7 @@ def _pretrain(
     return load_encoder(folder), read_json(folder / "notes.json")
 
 
-def _inner_split(context: steps.Context, rows: pd.DataFrame, seed: int) -> tuple[np.ndarray, bool]:
+def _inner_split(context: Context, rows: pd.DataFrame, seed: int) -> tuple[np.ndarray, bool]:
     """A patient-wise inner split of all labels, by the rule that budgets follow.
 
     All rows but the inner validation part of one ordinary draw; no row is kept as a test row.

@@ -22,8 +22,9 @@ from wazuka.data.transform import ImageTransform
 from wazuka.nn import backbones, features
 from wazuka.nn.encoders import Encoder
 from wazuka.study import data as study_data
-from wazuka.study.config import Strategy, Study, to_mapping
+from wazuka.study.config import Study, to_mapping
 from wazuka.study.data import StudyData
+from wazuka.study.strategies import Strategy
 
 SCHEMA = 1
 CODE_VERSION = 1
@@ -75,7 +76,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain form for `plan.json`."""
-        columns = ("strategy", "budget", "labels", "repeat", "train_domain", "local_labels")
+        columns = ("strategy", "budget", "labels", "repeat", "train_domain", "local_labels", "target_domain")
         return {
             "schema": SCHEMA,
             "study_key": self.study_key,
@@ -151,9 +152,15 @@ class _Planner:
                 f"Strategy `{strategy.name}`: `{strategy.pretrain.name}` trains the network, which an"
                 f" {encoder.kind.upper()} backbone ({strategy.backbone}) does not allow; use a timm model or safetensors."
             )
+        self.check_remedies(strategy, encoder)
         for train_domain in self.domains:
             groups = [key for key in self.groups if key[1] == train_domain and key[0] < strategy.repeats]
-            tasks = [self.task(strategy, encoder, key, budget) for key in groups for budget in strategy.budgets]
+            tasks = [
+                self.task(strategy, encoder, key, budget, target=target, local_labels=count)
+                for key in groups
+                for budget in strategy.budgets
+                for target, count in self.local_labels(strategy, train_domain)
+            ]
             if method.batched:
                 needs = tuple(dict.fromkeys(one for task in tasks for one in task["needs"]))
                 key = make_key(
@@ -167,6 +174,32 @@ class _Planner:
             else:
                 for task in tasks:
                     self.trial(strategy, method, task, needs=tuple(task["needs"]))
+
+    def local_labels(self, strategy: Strategy, train_domain: str) -> list[tuple[str | None, int]]:
+        """The ordinary trial (None, 0), then (target domain, labels of it) for each domain not trained on."""
+        others = [one for one in self.domains if one != train_domain]
+        return [(None, 0), *((target, count) for target in others for count in strategy.local_labels)]
+
+    def check_remedies(self, strategy: Strategy, encoder: Encoder) -> None:
+        """Refuse remedies that data or network give nothing to work on, before anything runs."""
+        if "stain-jitter" in strategy.remedies and self.data.main.card.intensity != "rgb8":
+            raise ConfigError(
+                f"Strategy `{strategy.name}`: `stain-jitter` needs RGB images, {self.data.main.folder} has"
+                f" {self.data.main.card.intensity}; drop it."
+            )
+        if "domain-balanced" in strategy.remedies and len(self.data.domains) < 2:
+            raise ConfigError(
+                f"Strategy `{strategy.name}`: `domain-balanced` needs two domains, {self.data.main.folder} has"
+                f" {len(self.data.domains)}; drop it, or import with --domain COLUMN."
+            )
+        if "test-batchnorm" in strategy.remedies:
+            from wazuka.nn.architectures import build_meta
+            from wazuka.nn.batchnorm import batchnorm_layers
+
+            if not batchnorm_layers(build_meta(encoder.arch, encoder.args)):
+                raise ConfigError(
+                    f"Strategy `{strategy.name}`: `test-batchnorm` needs BatchNorm layers, `{encoder.name}` has none; drop it."
+                )
 
     def encoder(self, strategy: Strategy) -> Encoder:
         """Resolve a backbone once for all strategies that share it."""
@@ -188,7 +221,16 @@ class _Planner:
                 self._pixels[image].append(self.put(Step(kind="pixels", key=key, name=name, args=args)))
         return self._pixels[image]
 
-    def task(self, strategy: Strategy, encoder: Encoder, group: tuple[int, str], budget: str) -> dict[str, Any]:
+    def task(
+        self,
+        strategy: Strategy,
+        encoder: Encoder,
+        group: tuple[int, str],
+        budget: str,
+        *,
+        target: str | None,
+        local_labels: int,
+    ) -> dict[str, Any]:
         """One problem for the strategy's adapter: a budget of one repeat and train domain, with its encoder and inputs."""
         repeat, train_domain = group
         method = adapt.METHODS[strategy.adapt.name]
@@ -200,14 +242,18 @@ class _Planner:
         if method.input == "features":
             feature_steps = self.feature_steps(encoder, encoder_step, strategy.image, needs)
         labels = self.labels_of(group, budget)
+        if target is not None:
+            self.labels_of((repeat, target), str(local_labels))
         values = {
             "strategy": strategy.name,
             "repeat": repeat,
             "train_domain": train_domain,
             "budget": budget,
             "labels": labels,
-            "local_labels": 0,
+            "local_labels": local_labels,
+            "target_domain": target,
             "soft_labels": strategy.soft_labels,
+            "remedies": list(strategy.remedies),
             "split_hash": self.split_hashes[group],
             "encoder": encoder_step,
             "features": feature_steps,
@@ -283,6 +329,8 @@ class _Planner:
         )  # fmt: skip
         args = task | {"artifact": artifact, "index": index}
         where = "" if task["train_domain"] == "all" else f", trained on {task['train_domain']}"
+        if task["target_domain"] is not None:
+            where += f" and {task['local_labels']} labels of {task['target_domain']}"
         name = f"{strategy.name}, {task['budget']} labels, repeat {task['repeat'] + 1}{where}"
         self.put(Step(kind="trial", key=key, name=name, needs=tuple(dict.fromkeys(needs)), args=args))
 

@@ -26,7 +26,7 @@ from wazuka.data.transform import ImageTransform, TrainedOn
 from wazuka.data.views import Images
 from wazuka.evaluate import intervals, predictions
 from wazuka.nn import predictors
-from wazuka.study.steps import Settings
+from wazuka.study.context import Settings
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,13 @@ def predict(
     )
     rows, refusals = _without_misfits(cache, rows, refusals)
     images = cache.images(rows.index.to_numpy(np.int64))
+    predictor = predictors.settled(model.predictor, images, device=settings.device)
+    if predictor is not model.predictor:
+        say(
+            "This model takes its BatchNorm statistics from the images that it predicts: give images of one domain at a time."
+        )
     table = _table(
-        model,
-        rows.assign(label=None, test_domain="all"),
-        model.predictor.predict_images(images, device=settings.device),
+        model, rows.assign(label=None, test_domain="all"), predictor.predict_images(images, device=settings.device)
     )
     write_table(out / "predictions.parquet", table)
     write_text(out / "predictions.csv", table.to_csv(index=False))
@@ -108,7 +111,7 @@ def predict(
     if table["parent"].notna().any():
         write_text(out / "predictions_parent.csv", _means(table, "parent").to_csv(index=False))
     if explain:
-        _explain(model, images, table, out / "explanations", settings)
+        _explain(predictor, images, table, out / "explanations", settings)
     record = {"schema": 1, "step": "predict", "images": len(table), "refused": len(refusals)}
     finish(out, record | {"model": model.facts["provenance"]})
     return table, refusals
@@ -195,12 +198,14 @@ def _table(model: Model, rows: pd.DataFrame, probabilities: np.ndarray) -> pd.Da
     )
 
 
-def _explain(model: Model, images: Images, table: pd.DataFrame, folder: Path, settings: Settings) -> None:
+def _explain(
+    predictor: predictors.Predictor, images: Images, table: pd.DataFrame, folder: Path, settings: Settings
+) -> None:
     from wazuka.nn.explain import explanation_picture
 
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(track(table["id"], "Explaining", len(table))):
-        picture = explanation_picture(model.predictor, images.take(np.array([number])), device=settings.device)
+        picture = explanation_picture(predictor, images.take(np.array([number])), device=settings.device)
         picture.save(folder / (name.replace("/", "__").replace("#", "_") + ".png"))
 
 
@@ -233,9 +238,13 @@ def evaluate_model(model: Model, dataset: Dataset, *, out: Path, settings: Setti
     )
     rows, refusals = _without_misfits(cache, rows, refusals)
     images = cache.images(rows.index.to_numpy(np.int64))
-    table = _table(
-        model, rows.assign(test_domain="all"), model.predictor.predict_images(images, device=settings.device)
-    )
+    probabilities = np.empty((len(rows), len(classes)))
+    domains = rows["domain"].astype("string").fillna("").reset_index(drop=True)
+    for found in domains.groupby(domains).indices.values():
+        places = np.asarray(found, np.int64)
+        one = images.take(places)  # each domain on its own, for models with `test-batchnorm`
+        probabilities[places] = model.predictor.predict_images(one, device=settings.device)
+    table = _table(model, rows.assign(test_domain="all"), probabilities)
     scores = intervals.result_rows(
         table,
         strategy=model.facts["provenance"]["strategy"],

@@ -6,22 +6,26 @@ wazuka poc SOURCE --out RUN --preset quick
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
+from wazuka import adapt
 from wazuka.core.errors import ConfigError, NotEnoughData, WazukaError, unknown_name
 from wazuka.core.progress import say
 from wazuka.core.records import read_json
 from wazuka.data import budgets as budget_rules
 from wazuka.data.manifest import load
 from wazuka.nn import backbones
+from wazuka.nn.encoders import Encoder
 from wazuka.study import data as study_data
 from wazuka.study.config import METRICS, Study, resolve_study
+from wazuka.study.context import Settings
 from wazuka.study.estimate import estimate
 from wazuka.study.plan import make_plan
-from wazuka.study.steps import Settings
+from wazuka.training.roles import Adapter
 
 DEFAULT_BACKBONE = "resnet18"
 SCRATCH_SIZE = 64
@@ -72,6 +76,10 @@ def _linear_probe(backbone: str, preset: Preset, scratch_size: int) -> dict[str,
     return {"backbone": backbone, "adapt": "linear-probe"}
 
 
+def _knn(backbone: str, preset: Preset, scratch_size: int) -> dict[str, Any]:
+    return {"backbone": backbone, "adapt": "knn"}
+
+
 def _finetune(backbone: str, preset: Preset, scratch_size: int) -> dict[str, Any]:
     return {"backbone": backbone, "adapt": {"method": "finetune", "steps": preset.steps}}
 
@@ -87,6 +95,7 @@ def _scratch(backbone: str, preset: Preset, scratch_size: int) -> dict[str, Any]
 
 STRATEGIES: dict[str, Callable[[str, Preset, int], dict[str, Any]]] = {
     "linear-probe": _linear_probe,
+    "knn": _knn,
     "finetune": _finetune,
     "scratch": _scratch,
 }
@@ -159,30 +168,46 @@ def _entries(wishes: Wishes, preset: Preset, dataset: Any) -> tuple[dict[str, An
     backbone = wishes.backbone or DEFAULT_BACKBONE
     entries: dict[str, Any] = {}
     left_out: list[tuple[str, str]] = []
+    find = functools.cache(_find)  # without a network the hub takes its time to fail: ask once for each backbone
     side = int(dataset.usable[["height", "width"]].max().max())
     scratch_size = max(32, min(SCRATCH_SIZE, wishes.crop or side, wishes.size or SCRATCH_SIZE) // 32 * 32)
     for name in asked:
         entry = STRATEGIES[name](backbone, preset, scratch_size)
-        why = _cannot_run(entry)
+        why = _cannot_run(entry, find(entry["backbone"], entry.get("weights", "pretrained")))
         if why is not None:
-            if wishes.strategies or (wishes.backbone and name == "linear-probe"):
+            if wishes.strategies or (wishes.backbone and not _trains(entry["adapt"])):
                 raise ConfigError(why)
             left_out.append((name, why))
             continue
-        trained = entry["adapt"] != "linear-probe"
-        if wishes.repeats is None and trained:
+        if wishes.repeats is None and _trains(entry["adapt"]):
             entry["repeats"] = preset.network_repeats
         entries[name] = entry
     return entries, left_out
 
 
-def _cannot_run(entry: dict[str, Any]) -> str | None:
-    """Why a strategy cannot run on this machine, or None."""
+def _method(chosen: str | dict[str, Any]) -> Adapter:
+    """The method that an entry's `adapt` names."""
+    return cast(Adapter, adapt.METHODS[chosen if isinstance(chosen, str) else chosen["method"]])
+
+
+def _trains(chosen: str | dict[str, Any]) -> bool:
+    """Whether a method trains a network: what makes a strategy dear."""
+    return _method(chosen).images_trained is not None
+
+
+def _find(backbone: str, weights: Literal["pretrained", "none"]) -> Encoder | str:
+    """Find a backbone, or say why it is not to be had on this machine."""
     try:
-        encoder = backbones.resolve(entry["backbone"], weights=entry.get("weights", "pretrained"))
+        return backbones.resolve(backbone, weights=weights)
     except WazukaError as error:
         return str(error)
-    if encoder.kind == "onnx" and entry["adapt"] != "linear-probe":
+
+
+def _cannot_run(entry: dict[str, Any], found: Encoder | str) -> str | None:
+    """Why a strategy cannot run with what was found of its backbone, or None."""
+    if isinstance(found, str):
+        return found
+    if found.kind not in _method(entry["adapt"]).backbone_kinds:
         return "an ONNX backbone is frozen; give --backbone NAME=FILE.safetensors to train it"
     return None
 
@@ -239,7 +264,7 @@ def _fit_hours(
     while True:
         plan = make_plan(study, data, study_data.make_splits(study, data))
         seconds = estimate(study, data, plan, run=run, settings=settings, workers=1, quiet=True)["seconds"]
-        trained = [one for one in study.strategies if one.adapt.name != "linear-probe"]
+        trained = [one for one in study.strategies if _trains(one.adapt.name)]
         if seconds <= limit * 3600 or not trained or len(study.strategies) == 1:
             return study
         dearest = max(trained, key=lambda one: one.image.size)

@@ -10,8 +10,11 @@ import pandas as pd
 from wazuka.core.errors import ArtifactError
 from wazuka.core.records import read_json, read_table
 from wazuka.data.manifest import Dataset
+from wazuka.nn.backbones import added_files
+from wazuka.nn.encoders import provenance_beside, record_beside
 from wazuka.study.config import Study
 from wazuka.study.data import TEST_PREFIX, StudyData
+from wazuka.study.strategies import Strategy
 
 
 def check_backbones(study: Study, data: StudyData, split_table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -27,14 +30,13 @@ def check_backbones(study: Study, data: StudyData, split_table: pd.DataFrame) ->
     rows = data.table[data.table["id"].isin(test)]
     notes = []
     for strategy in study.strategies:
-        given = Path(strategy.backbone.rpartition("=")[2])
-        folder = given.parent if given.is_file() else given
-        if not (folder / "seen.parquet").is_file():
+        seen_file = _seen_file(strategy)
+        if seen_file is None:
             continue
-        labeled, unlabeled = overlap(folder, rows, data)
+        labeled, unlabeled = overlap(seen_file, rows, data)
         if labeled:
             raise ArtifactError(
-                f"Backbone {folder} of strategy `{strategy.name}` was trained with labels of {labeled} test images or"
+                f"Backbone {strategy.backbone} of strategy `{strategy.name}` was trained with labels of {labeled} test images or"
                 " patients of this study; use one that has not seen them."
             )
         if unlabeled:
@@ -44,15 +46,22 @@ def check_backbones(study: Study, data: StudyData, split_table: pd.DataFrame) ->
     return notes
 
 
-def overlap(folder: Path, rows: pd.DataFrame, data: StudyData) -> tuple[int, int]:
+def _seen_file(strategy: Strategy) -> Path | None:
+    """Where a strategy's backbone, added by name or given by path, says what it has seen."""
+    added = added_files().get(strategy.backbone) if strategy.weights == "pretrained" else None
+    given = added or Path(strategy.backbone.rpartition("=")[2])
+    return provenance_beside(given if given.is_file() else given / "encoder.safetensors")
+
+
+def overlap(seen_file: Path, rows: pd.DataFrame, data: StudyData) -> tuple[int, int]:
     """Count test rows that an artifact has seen, with labels and without: by image, and by patient where ids compare."""
-    seen = read_table(folder / "seen.parquet")
+    seen = read_table(seen_file)
     hit = rows["sha256"].isin(set(seen["image_sha256"]))
     labeled_images = set(seen.loc[seen["labeled"], "image_sha256"])
     with_label = rows["sha256"].isin(labeled_images)
     seen_patients, labeled_patients = set(seen["patient_hash"]), set(seen.loc[seen["labeled"], "patient_hash"])
     for source, dataset in enumerate(data.datasets):
-        if not _same_patients(folder, dataset):
+        if not _same_patients(seen_file, dataset):
             continue
         names = rows["patient"].where(rows["source"] == source).dropna().str.removeprefix(TEST_PREFIX if source else "")
         hashes = names.map(lambda one: hashlib.sha256(str(one).encode()).hexdigest()).reindex(rows.index)
@@ -61,14 +70,15 @@ def overlap(folder: Path, rows: pd.DataFrame, data: StudyData) -> tuple[int, int
     return int(with_label.sum()), int((hit & ~with_label).sum())
 
 
-def comparable(folder: Path, data: StudyData) -> bool:
+def comparable(seen_file: Path, data: StudyData) -> bool:
     """Whether an artifact's patient ids mean the same in a dataset of this study."""
-    return any(_same_patients(folder, one) for one in data.datasets)
+    return any(_same_patients(seen_file, one) for one in data.datasets)
 
 
-def _same_patients(folder: Path, dataset: Dataset) -> bool:
+def _same_patients(seen_file: Path, dataset: Dataset) -> bool:
     """Whether patient ids mean the same: only within one dataset fingerprint or under one salt."""
-    record = read_json(folder / "record.json") if (folder / "record.json").is_file() else {}
+    path = record_beside(seen_file)
+    record = read_json(path) if path.is_file() else {}
     if record.get("fingerprint") == dataset.card.fingerprint:
         return True
     salt = dataset.card.imported.get("salt")

@@ -26,11 +26,11 @@ from wazuka.core.records import is_finished, read_json, read_table, write_json, 
 from wazuka.data.pixels import refuse_misfits
 from wazuka.study import data as study_data
 from wazuka.study.config import Study, to_mapping
+from wazuka.study.context import Settings
 from wazuka.study.estimate import estimate
 from wazuka.study.graph import execute
 from wazuka.study.plan import Plan, Step, make_plan, step_folder, study_key
 from wazuka.study.provenance import check_backbones
-from wazuka.study.steps import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,11 +217,11 @@ def _certify(run: Path, plan: Plan, data: study_data.StudyData, settings: Settin
     step = made[0] if made else None
     if facts["leakage"] is not None or step is None:
         return
-    from wazuka.study import steps
     from wazuka.study.check import tables_of
+    from wazuka.study.context import features_of, open_run
     from wazuka.study.leakage import certify
 
-    matrix = steps._features(steps.open_run(run), step.id, settings)
+    matrix = features_of(open_run(run), step.id, settings)
     found = certify(
         data.main, tables_of(data.main), cache=Path(settings.cache), threads=settings.workers, matrix=matrix
     )

@@ -17,9 +17,12 @@ from wazuka.data.views import Images
 from wazuka.evaluate import intervals, predictions
 from wazuka.nn import predictors
 from wazuka.nn.measure import measure
-from wazuka.study import steps
+from wazuka.study.context import Context, Settings, encoder_seen, features_of, pixels_of
 from wazuka.study.data import join_seen, rows_hash, seen_table
+from wazuka.study.fitted import load_fitted, point_to_encoder, save_fitted
 from wazuka.study.plan import Step, step_folder
+from wazuka.study.tasks import adapt_task, rows_of_task
+from wazuka.training.roles import Runtime
 
 WORST = 8
 """Worst errors whose pictures are kept with a trial."""
@@ -27,24 +30,24 @@ THUMBNAIL = 128
 """Side in pixels of a kept picture."""
 
 
-def run_trial(context: steps.Context, step: Step, settings: steps.Settings, folder: Path) -> dict[str, Any]:
+def run_trial(context: Context, step: Step, settings: Settings, folder: Path) -> dict[str, Any]:
     """Run one trial into its folder and return its record's own entries."""
     args, data = step.args, context.data
     strategy = context.study.strategy(args["strategy"])
-    rows = steps.rows_of_task(context, args)
+    rows = rows_of_task(context, args)
     method = adapt.METHODS[strategy.adapt.name]
     if args["artifact"] is None:
-        task = steps.adapt_task(context, args, settings)
-        runtime = steps.Runtime(device=settings.device, threads=settings.threads, folder=folder)
+        task = adapt_task(context, args, settings)
+        runtime = Runtime(device=settings.device, threads=settings.threads, folder=folder)
         (fitted,) = method([task], config=strategy.adapt.config, runtime=runtime)
-        steps.save_fitted(context, fitted, folder, strategy=strategy, encoder=args["encoder"])
+        save_fitted(context, fitted, folder, strategy=strategy, encoder=args["encoder"])
     else:
         solved = step_folder(context.run, context.plan.steps[args["artifact"]])
         assert solved is not None
         shutil.copytree(solved / "tasks" / str(args["index"]), folder, dirs_exist_ok=True)
-        steps.point_to_encoder(context, folder, args["encoder"])
+        point_to_encoder(context, folder, args["encoder"])
     predictor = predictors.load(folder)
-    kept = steps.load_fitted(folder)
+    kept = load_fitted(folder)
     probabilities = predict_rows(context, predictor, rows.test, args, settings)
     table = predictions.make_predictions(
         rows.test[["id", "patient", "domain", "test_domain", "label"]].assign(parent=rows.test.get("parent")),
@@ -57,7 +60,7 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
     seen = [seen_table(rows.labeled, labeled=True)]
     if method.semi_supervised:
         seen.append(seen_table(rows.unlabeled, labeled=False))
-    write_table(folder / "seen.parquet", join_seen(*seen, *steps.encoder_seen(context, args["encoder"])))
+    write_table(folder / "seen.parquet", join_seen(*seen, *encoder_seen(context, args["encoder"])))
     write_table(folder / "results.parquet", score(context, step, table, kept["threshold"], agreement(rows.test)))
     worst = keep_worst(context, rows.test, table, probabilities, args, settings, folder)
     speed = {}
@@ -75,6 +78,8 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
         "repeat": args["repeat"],
         "train_domain": args["train_domain"],
         "local_labels": args["local_labels"],
+        "target_domain": args["target_domain"],
+        "transductive": "test-batchnorm" in strategy.remedies,
         "config": strategy,
         "rows_hash": rows_hash(rows.labeled),
         "unlabeled_rows_hash": rows_hash(rows.unlabeled, labeled=False) if method.semi_supervised else None,
@@ -89,34 +94,40 @@ def run_trial(context: steps.Context, step: Step, settings: steps.Settings, fold
     }
 
 
-def _some_images(context: steps.Context, rows: pd.DataFrame, args: dict[str, Any], settings: steps.Settings) -> Images:
+def _some_images(context: Context, rows: pd.DataFrame, args: dict[str, Any], settings: Settings) -> Images:
     """Up to 32 test images, for timing."""
     first = rows[rows["source"] == rows["source"].iloc[0]].head(32)
-    cache = steps._pixels(context, args["pixels"][int(first["source"].iloc[0])], settings)
+    cache = pixels_of(context, args["pixels"][int(first["source"].iloc[0])], settings)
     return cache.images(first["row"].to_numpy(np.int64))
 
 
 def predict_rows(
-    context: steps.Context, predictor: Any, rows: pd.DataFrame, args: dict[str, Any], settings: steps.Settings
+    context: Context, predictor: Any, rows: pd.DataFrame, args: dict[str, Any], settings: Settings
 ) -> np.ndarray:
-    """Class probabilities (n, classes) of test rows, which may lie in the main or the test dataset."""
+    """Class probabilities (n, classes) of test rows, which may lie in the main or the test dataset.
+
+    Each domain is predicted on its own: a predictor with `test-batchnorm` looks at all images of one call together.
+    """
     result = np.full((len(rows), len(context.data.classes)), np.nan)
-    for source in sorted(rows["source"].unique()):
-        here = (rows["source"] == source).to_numpy()
+    domains = rows["domain"].astype("string").fillna("")
+    for key, places in rows.groupby([rows["source"], domains], sort=True).indices.items():
+        source = int(key[0])  # type: ignore[index]
+        here = np.zeros(len(rows), bool)
+        here[places] = True
         numbers = rows.loc[here, "row"].to_numpy(np.int64)
         if args["features"]:
             result[here] = predictor.predict_features(
-                np.asarray(steps._features(context, args["features"][source], settings)[numbers])
+                np.asarray(features_of(context, args["features"][source], settings)[numbers])
             )
         else:
-            cache = steps._pixels(context, args["pixels"][source], settings)
+            cache = pixels_of(context, args["pixels"][source], settings)
             result[here] = predictor.predict_images(cache.images(numbers), device=settings.device)
     assert np.isfinite(result).all(), "a predictor gave probabilities that are no numbers"
     return result
 
 
 def score(
-    context: steps.Context, step: Step, table: pd.DataFrame, threshold: float, agreed: dict[str, float] | None
+    context: Context, step: Step, table: pd.DataFrame, threshold: float, agreed: dict[str, float] | None
 ) -> pd.DataFrame:
     """The trial's rows of `results.parquet`."""
     args, data = step.args, context.data
@@ -146,12 +157,12 @@ def agreement(rows: pd.DataFrame) -> dict[str, float] | None:
 
 
 def keep_worst(
-    context: steps.Context,
+    context: Context,
     rows: pd.DataFrame,
     table: pd.DataFrame,
     probabilities: np.ndarray,
     args: dict[str, Any],
-    settings: steps.Settings,
+    settings: Settings,
     folder: Path,
 ) -> list[dict[str, Any]]:
     """Keep small pictures of the most confident errors: a report can then be rebuilt without the images."""
@@ -165,7 +176,7 @@ def keep_worst(
     kept = []
     for number, position in enumerate(wrong):
         row = rows.iloc[int(position)]
-        cache = steps._pixels(context, args["pixels"][int(row["source"])], settings)
+        cache = pixels_of(context, args["pixels"][int(row["source"])], settings)
         picture = Image.fromarray(to_picture(cache.images(np.array([row["row"]])).batch(np.array([0]))[0], cache))
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         file = folder / "thumbnails" / f"{number}.png"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Precision = Literal["auto", "fp32", "bf16"]
-StepLoss = Callable[[nn.Module, int, torch.Generator], torch.Tensor]
-"""(network, step, generator on the device) -> scalar loss."""
+StepLoss = Callable[[nn.Module, int, torch.Generator], torch.Tensor | Iterator[torch.Tensor]]
+"""(network, step, generator on the device) -> scalar loss; or an iterator of parts that sum to it, each passed backward
+before the next is computed (gradient accumulation)."""
 Validate = Callable[[nn.Module], float]
 """(network in evaluation mode) -> loss on what early stopping may use."""
 
@@ -61,6 +62,8 @@ class LoopSettings:
     """Steps between validations, finiteness checks and points of the curves."""
     patience: int | None = 10
     """Validations without improvement before stopping."""
+    evaluate_first: bool = False
+    """Whether the network is validated before the first step too: it may already be the best."""
     checkpoint_seconds: float = 60.0
     """Time between checkpoints; decides no result."""
 
@@ -171,6 +174,7 @@ class _Loop:
         self.network = network.to(memory_format=torch.channels_last)
         self.wrapped, self.optimizer = self.fabric.setup(self.network, optimizer)
         self.trainable = [one for group in groups for one in group["params"]]
+        self.frozen = frozenset(name for name, one in self.network.named_parameters() if not one.requires_grad)
         self.average = copy.deepcopy(self.network).requires_grad_(False) if settings.ema is not None else None
         self.now = _Progress(EarlyStopping(settings.patience))
         self.now.loss_sum = self.now.loss_sum.to(device)
@@ -183,8 +187,10 @@ class _Loop:
     def run(self) -> Trained:
         self._resume()
         settings, now = self.settings, self.now
-        self.last_good = copy_state(self.network.state_dict())
+        self.last_good = copy_state(self._state(self.network))
         self.last_good_step = now.step
+        if settings.evaluate_first and now.step == 0 and not now.val_loss and self.validate is not None:
+            self._validate()
         while now.step < settings.steps and not now.stopped:
             self._step()
             if now.step % settings.evaluate_every == 0 or now.step == settings.steps:
@@ -193,9 +199,9 @@ class _Loop:
                 self._save()
         best_step = now.step
         if self.average is not None:
-            self.network.load_state_dict(self.average.state_dict())
+            self._load(self._state(self.average))
         if now.stopper.best_state:
-            self.network.load_state_dict(now.stopper.best_state)
+            self._load(now.stopper.best_state)
             best_step = now.stopper.best_step
         self.network.eval()
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
@@ -209,6 +215,14 @@ class _Loop:
             curves=curves,
         )
 
+    def _state(self, network: nn.Module) -> State:
+        """What training may change in a network: frozen weights are left out, and cost no copies."""
+        return {name: one for name, one in network.state_dict().items() if name not in self.frozen}
+
+    def _load(self, state: Mapping[str, torch.Tensor], network: nn.Module | None = None) -> None:
+        missing, unexpected = (network or self.network).load_state_dict(dict(state), strict=False)
+        assert not unexpected and set(missing) <= self.frozen, (missing, unexpected)
+
     def _step(self) -> None:
         """One step: forward, backward, clip, update, average. Nothing here waits for the device."""
         settings, now = self.settings, self.now
@@ -219,10 +233,12 @@ class _Loop:
         self.wrapped.train()
         seeding.seed_layers(self.seed, now.step)
         generator = seeding.step_generator(self.seed, "step", now.step, device=self.device)
-        loss = self.step_loss(self.wrapped, now.step, generator)
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        loss = loss.detach().float()
+        found = self.step_loss(self.wrapped, now.step, generator)
+        loss = torch.zeros((), device=self.device)
+        for part in (found,) if isinstance(found, torch.Tensor) else found:
+            self.fabric.backward(part)
+            loss += part.detach().float()
         now.finite &= torch.isfinite(loss)
         if settings.clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(self.trainable, settings.clip_norm)
@@ -243,23 +259,27 @@ class _Loop:
         now.loss_sum.zero_()
         line = f"step {now.step} of {self.settings.steps}: loss {now.train_loss[-1][1]:.4f}"
         if self.validate is not None:
-            network = self.average or self.network
-            network.eval()
-            with torch.no_grad():
-                value = float(self.validate(network))
-            now.val_loss.append((now.step, value))
-            now.stopped = now.stopper.update(now.step, value, network.state_dict())
-            line += f", validation {value:.4f}"
-        self.last_good, self.last_good_step = copy_state(self.network.state_dict()), now.step
+            line += f", validation {self._validate():.4f}"
+        self.last_good, self.last_good_step = copy_state(self._state(self.network)), now.step
         if time.monotonic() - self.last_said >= SECONDS_BETWEEN_LINES:
             self.say(line)
             self.last_said = time.monotonic()
+
+    def _validate(self) -> float:
+        assert self.validate is not None
+        network, now = self.average or self.network, self.now
+        network.eval()
+        with torch.no_grad():
+            value = float(self.validate(network))
+        now.val_loss.append((now.step, value))
+        now.stopped = now.stopper.update(now.step, value, self._state(network))
+        return value
 
     def _require_finite(self) -> None:
         weights = all(bool(torch.isfinite(one).all()) for one in self.trainable)
         if bool(self.now.finite) and weights:
             return
-        self.network.load_state_dict(self.last_good)
+        self._load(self.last_good)
         self.network.eval()
         write_checkpoint(self.folder / LAST_GOOD, {"step": self.last_good_step, "network": _to_cpu(self.last_good)})
         raise TrainingDiverged(
@@ -273,9 +293,9 @@ class _Loop:
         now = self.now
         content = {
             "key": self.key,
-            "network": self.network.state_dict(),
+            "network": self._state(self.network),
             "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": None if self.average is None else self._state(self.average),
             "stopper": now.stopper.to_plain(),
             "step": now.step,
             "loss_sum": now.loss_sum,
@@ -293,10 +313,10 @@ class _Loop:
         if found.get("key") != self.key:
             self.say(f"{self.folder / CHECKPOINT} belongs to other settings; training starts again.")
             return
-        self.network.load_state_dict(found["network"])
+        self._load(found["network"])
         self.optimizer.load_state_dict(found["optimizer"])
         if self.average is not None:
-            self.average.load_state_dict(found["average"])
+            self._load(found["average"], self.average)
         now = self.now
         now.stopper.restore(found["stopper"])
         now.stopper.best_state = {name: one.to(self.device) for name, one in now.stopper.best_state.items()}

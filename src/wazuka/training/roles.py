@@ -59,6 +59,8 @@ class AdaptTask:
         seed: Seed of all randomness of this trial.
         intensity: Of the images, as in the dataset's card; with `window` it says how pixels become a network's input.
         window: Window of Hounsfield units (`core.windows`), for CT.
+        remedies: Against domain shift, of those that the method declares: `stain-jitter` and `randaugment` change
+            training images, `domain-balanced` draws each domain equally often, `test-batchnorm` is the predictor's.
     """
 
     name: str
@@ -73,6 +75,7 @@ class AdaptTask:
     unlabeled_features: np.ndarray | None = None
     intensity: str = "rgb8"
     window: str | None = None
+    remedies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,7 @@ class Adapter:
         semi_supervised: Whether it uses `unlabeled`.
         tasks: The tasks it can do.
         backbone_kinds: Encoder kinds it can work with; "onnx" only where the network stays frozen.
+        remedies: Remedies for domain shift (study key `remedies`) that it honors.
         cites: References as "Authors (year). Title. Venue. Identifier." for `wazuka cite`.
         images_trained: `images_trained(config, labels) -> int`: images that one training passes forward and backward
             through the network, for the estimate of time; None where no network is trained.
@@ -124,6 +128,7 @@ class Adapter:
     semi_supervised: bool = False
     tasks: tuple[str, ...] = ("classification",)
     backbone_kinds: tuple[str, ...] = ("torch", "onnx")
+    remedies: tuple[str, ...] = ()
     cites: tuple[str, ...] = ()
     images_trained: Callable[[Any, int], int] | None = None
 
