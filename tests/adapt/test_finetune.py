@@ -20,6 +20,7 @@ from wazuka.nn.network import Classifier
 from wazuka.nn.predictors import LinearHead, Network
 from wazuka.nn.rows import ArrayImages
 from wazuka.nn.weights import hash_state
+from wazuka.training import batches
 from wazuka.training.loop import LoopSettings
 from wazuka.training.roles import AdaptTask, Fitted, Runtime
 
@@ -60,7 +61,7 @@ def test_an_interrupted_fit_ends_with_the_bytes_of_an_uninterrupted_one(
     task = toy_task(tmp_path)
     how = {"steps": 12, "batch": 8, "augment": "strong", "ema": 0.9, "sampling": "balanced"}
     whole = fit(task, tmp_path / "a", **how)
-    real, calls = finetune.augment, 0
+    real, calls = batches.augment, 0
 
     def killed(*args: Any, **kwargs: Any) -> torch.Tensor:
         nonlocal calls
@@ -70,7 +71,7 @@ def test_an_interrupted_fit_ends_with_the_bytes_of_an_uninterrupted_one(
         return real(*args, **kwargs)
 
     monkeypatch.setattr(finetune, "LoopSettings", functools.partial(LoopSettings, checkpoint_seconds=0.0))
-    monkeypatch.setattr(finetune, "augment", killed)
+    monkeypatch.setattr(batches, "augment", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(task, tmp_path / "b", **how)
     calls = 100

@@ -207,7 +207,7 @@ def test_missing_features_and_missing_classes_are_refused(folder: Path) -> None:
     task = task_of(folder, 20)
     with pytest.raises(DataError, match=r"Features of toy have shape None; give \(20, dim\)"):
         run([dataclasses.replace(task, features=None)])
-    with pytest.raises(NotEnoughData, match="has 0 images of class `c`; a probe needs one or more of each class"):
+    with pytest.raises(NotEnoughData, match="has 0 images of class `c`; this method needs one or more of each class"):
         run([dataclasses.replace(task, classes=("a", "b", "c"))])
 
 

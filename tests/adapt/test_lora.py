@@ -176,14 +176,16 @@ def test_standardizing_features_folds_into_the_head() -> None:
     torch.testing.assert_close(adapted.folded(head)(backbone(x)), head(adapted(x)), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("arch", "args"), [(VIT, {"img_size": 32, "patch_size": 8}), ("test_resnet", {})])
+@pytest.mark.parametrize(
+    ("arch", "args"), [(VIT, {"img_size": 32, "patch_size": 8}), ("test_resnet", {}), ("convnext_atto", {})]
+)
 def test_prefix_and_suffix_make_the_network(arch: str, args: dict[str, Any]) -> None:
     network = architectures.build_seeded(arch, args, seed=0)
     blocks = adaptable(network).blocks
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         whole = network(images)
-        stored = prefix_output(network, blocks[-2], images)
+        stored = prefix_output(network, blocks[-3], images)
         torch.testing.assert_close(Suffix(network, blocks[:-2], (32, 32))(stored), whole)
 
 

@@ -24,8 +24,8 @@ LABELS, SEEDS = 50, 5
 
 
 def small_vit(seed: int) -> Encoder:
-    """A narrow vision transformer of 6 blocks for 48 pixels in patches of 8, with fresh weights."""
-    args = {"img_size": 48, "patch_size": 8}
+    """A narrow vision transformer of 6 blocks for 48 pixels in patches of 12, with fresh weights."""
+    args = {"img_size": 48, "patch_size": 12}
     hashed = hash_state(architectures.build_seeded("test_vit", args, seed=seed).state_dict())
     return dataclasses.replace(tiny_encoder("test_vit"), args=args, input_size=48, weights_hash=hashed, seed=seed)
 
@@ -39,8 +39,8 @@ def phantoms(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return images, np.array([line[1] == "irregular" for line in lines]).astype(np.int64)
 
 
-@pytest.mark.parametrize(("backbone", "lr"), [("resnet", 3e-3), ("vit", 3e-3)])
-def test_fifty_labels_teach_adapters_more_than_a_probe(backbone: str, lr: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backbone", "steps", "lr"), [("resnet", 60, 1e-2), ("vit", 120, 4e-3)])
+def test_fifty_labels_teach_adapters_more_than_a_probe(backbone: str, steps: int, lr: float, tmp_path: Path) -> None:
     images, labels = phantoms(tmp_path)
     gains = []
     for seed in range(SEEDS):
@@ -50,13 +50,12 @@ def test_fifty_labels_teach_adapters_more_than_a_probe(backbone: str, lr: float,
         rows, test = order[:LABELS], order[LABELS:]
         view, others = as_images(images, tmp_path, rows=rows), as_images(images, tmp_path, rows=test)
         features = compute_features(view, encoder, intensity="rgb8")
-        task = make_task(view, labels[rows], encoder, seed=seed, features=features)
+        task = make_task(view, labels[rows], encoder, seed=seed, features=features, inner_split=False)
         runtime = Runtime(device="cpu", threads=1, folder=tmp_path)
         (probe,) = linear_probe.METHOD([task], config=linear_probe.Config(), runtime=runtime)
-        config = lora.Config(steps=150, batch=16, lr=lr)
+        config = lora.Config(steps=steps, batch=16, lr=lr, dropout=0.0)
         (adapted,) = lora.METHOD([task], config=config, runtime=runtime)
         scores = [roc_auc_score(labels[test], one.predictor.predict_images(others)[:, 1]) for one in (adapted, probe)]
         gains.append(scores)
     mean = np.mean(gains, axis=0)
-    print(backbone, np.round(gains, 3).tolist(), mean)
-    assert mean[0] > mean[1] + 0.02
+    assert mean[0] > mean[1] + 0.05, np.round(gains, 3).tolist()

@@ -207,9 +207,10 @@ def test_prototypes_decide_as_the_nearest_centroid_of_scikit_learn(folder: Path,
     fitted = run("prototype", task, temperature=0.3)
     assert isinstance(fitted.predictor, Prototypes)
     np.testing.assert_allclose(fitted.predictor.prototypes, reference.centroids_, atol=1e-12)
-    assert (probs_of(fitted, others()).argmax(1) == reference.predict(cl2n(others(), mean))).all()
+    prior = np.bincount(task.labeled.labels) / len(task.labeled)
+    assert ((probs_of(fitted, others()) / prior).argmax(1) == reference.predict(cl2n(others(), mean))).all()
     distances = ((cl2n(others(), mean)[:, None] - reference.centroids_) ** 2).sum(2)
-    want = np.exp(-distances / 0.3)
+    want = prior * np.exp(-distances / 0.3)
     np.testing.assert_allclose(probs_of(fitted, others()), want / want.sum(1, keepdims=True), atol=1e-10)
 
 
@@ -226,7 +227,7 @@ def test_the_temperature_is_that_of_a_cross_validation_written_out(folder: Path)
         centers = np.stack([z[labels[fold.train] == one].mean(0) for one in (0, 1)])
         distances = ((cl2n(features[fold.held_out], mean)[:, None] - centers) ** 2).sum(2)
         for place, temperature in enumerate(grid):
-            odds = np.exp(-distances / temperature)
+            odds = np.bincount(labels[fold.train]) * np.exp(-distances / temperature)
             probs[place, fold.held_out] = odds / odds.sum(1, keepdims=True)
     losses = -np.log(probs[:, np.arange(60), labels]).mean(1)
     np.testing.assert_allclose(
@@ -364,3 +365,15 @@ def test_what_cannot_be_fitted_is_refused_by_name(folder: Path, name: str) -> No
 def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         build(adapt.METHODS[name].config, settings, where="adapt")
+
+
+def test_prototypes_follow_the_shares_of_the_classes_where_features_say_nothing(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    task = task_of(folder, 200, classes=2)
+    labels = (np.arange(200) % 10 == 0).astype(np.int64)
+    features = rng.normal(size=(200, 8)).astype(np.float32)
+    labeled = dataclasses.replace(task.labeled, labels=labels)
+    encoder = dataclasses.replace(task.encoder, feature_dim=8)
+    fitted = run("prototype", dataclasses.replace(task, labeled=labeled, features=features, encoder=encoder))
+    found = fitted.predictor.predict_features(rng.normal(size=(2000, 8)))  # type: ignore[attr-defined]
+    assert abs(found[:, 1].mean() - 0.1) < 0.02

@@ -60,6 +60,7 @@ def make_prototypes() -> Prototypes:
         classes=("a", "b", "c"),
         mean=RNG.normal(size=96) / 10,
         prototypes=RNG.normal(size=(3, 96)) / 5,
+        prior=np.array([0.2, 0.5, 0.3]),
         temperature=0.2,
     )
 

@@ -30,9 +30,11 @@ def test_a_perceptrons_memory_is_the_closed_form() -> None:
     found = network_footprint(perceptron(), (3, 4, 4), training, dim=C)
     weights = 4 * ((A * B + B) + (B * C + C) + (C * 5 + 5))
     # saved: the input of the first layer, and the output of ReLU, which is also the input of the second
-    assert (found.per_image, found.fixed, found.trained, found.parameters) == (4 * (A + B), 0, weights, weights)
+    assert (found.saved, found.fixed, found.trained, found.parameters) == (4 * (A + B), 0, weights, weights)
     assert found.frozen == 4 * (A + 2 * B)  # at ReLU: the input, and what goes into ReLU and comes out
-    kept = max(7 * 4 * (A + B), BATCH * 4 * (A + 2 * B))
+    # at ReLU's backward: what is saved, the result, and the gradients that go into ReLU and come out
+    assert found.per_image == 4 * (A + B + C + 2 * B)
+    kept = max(7 * found.per_image, BATCH * 4 * (A + 2 * B))
     estimate = found.estimate()
     assert estimate.total == weights * (1 + 1 + 2 + 1) + kept
     assert (estimate.gradients, estimate.optimizer, estimate.copies) == (weights, 2 * weights, weights)
@@ -49,10 +51,16 @@ def test_a_running_average_is_one_more_network_and_sgd_keeps_one_moment() -> Non
 @pytest.mark.parametrize("images", [2, 5])
 def test_the_estimate_is_what_autograd_really_saves(images: int) -> None:
     real = build_seeded(TINY, {}, seed=0).train()
-    with torch.random.fork_rng(devices=[]):
-        expected = memory.saved_for_backward(real, (3, 32, 32), images).saved
     found = footprint(tiny_encoder(), Training(trained="all"), size=32)
-    assert found.fixed + images * found.per_image == expected > 10**5
+    assert found.fixed + images * found.saved == memory.saved_for_backward(real, (3, 32, 32), images) > 10**5
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_tensors_without_memory_have_the_peak_of_real_ones(backward: bool) -> None:
+    real, meta = build_seeded(TINY, {}, seed=0).train(), build_meta(TINY, {}).train()
+    with memory._without_memory(meta):
+        found = memory.peak(meta, (3, 32, 32), 6, backward=backward)
+    assert found == memory.peak(real, (3, 32, 32), 6, backward=backward) > 10**5
 
 
 @pytest.mark.parametrize("name", [TINY, "test_vit"])
@@ -86,7 +94,7 @@ def test_checkpointing_and_bfloat16_save_memory_and_the_frozen_pass_is_its_floor
     plain, again, half = of(), of(checkpointing=True), of(half=True)
     assert again.per_image < plain.per_image and half.per_image < plain.per_image
     assert half.fixed > 0, "bfloat16 copies of the weights are saved whatever the batch"
-    assert plain.estimate(1).activations == plain.frozen * BATCH > plain.per_image
+    assert plain.estimate(1).activations == plain.frozen * BATCH > plain.per_image >= plain.saved
 
 
 def test_the_most_images_are_those_that_just_fit() -> None:

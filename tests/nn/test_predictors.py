@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
-import importlib
 from pathlib import Path
 from typing import Any
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.study.conftest import NETWORK, PROBE, TINY, make_study
+from tests.toy_images import as_images, make_task, noise, tiny_encoder
 from wazuka.core.errors import ConfigError
 from wazuka.core.records import read_json, read_table
+from wazuka.data import splits
 from wazuka.data.manifest import Dataset
 from wazuka.nn import predictors
 from wazuka.study.context import Settings, open_run, pixels_of
+from wazuka.study.data import LocalLabels, StudyData, split_groups, trial_rows
 from wazuka.study.final import make_final
 from wazuka.study.predict import open_model, predict
 from wazuka.study.run import run_study
+from wazuka.training import batches
 
 NAMES = ("Alpha 200", "Beta XT", "Gamma S")
 LORA: dict[str, Any] = {
@@ -143,3 +149,54 @@ def test_remedies_that_a_network_cannot_carry_are_refused_before_the_run(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         run_study(make_study(clinic, strategies={"one": LORA | values}), out=tmp_path / "run", settings=settings)
+
+
+def test_a_patient_of_both_domains_stays_on_one_side_of_the_inner_split() -> None:
+    # 40 patients, each scanned on both scanners
+    patients = np.repeat(np.arange(40), 4)
+    table = pd.DataFrame(
+        {
+            "id": [f"i{number:03d}" for number in range(160)],
+            "patient": [f"p{one:02d}" for one in patients],
+            "label": pd.array([f"c{one % 2}" for one in patients], dtype="string"),
+            "domain": pd.array([f"s{number % 2}" for number in range(160)], dtype="string"),
+            "source": 0,
+            "row": np.arange(160),
+            "sha256": [str(number) for number in range(160)],
+        }
+    )
+    data = StudyData((), table, "classification", ("c0", "c1"), {})
+    rows = splits.make_splits(
+        table.assign(is_test=False),
+        test=splits.Test(kind="each-to-each"),
+        repeats=1,
+        redraw=True,
+        seed=0,
+        task="classification",
+    )
+    groups = split_groups(rows)
+    local = LocalLabels(domain="s1", rows=groups[0, "s1"], labels=50)
+    found = trial_rows(data, groups[0, "s0"], budget="100%", train_domain="s0", local=local)
+    assert found.inner_split and set(found.labeled["domain"]) == {"s0", "s1"}
+    held, trained = (set(found.labeled.loc[side, "patient"]) for side in (found.is_val, ~found.is_val))
+    assert held and not held & trained and not held & set(found.unlabeled["patient"])
+    assert not (held | trained) & set(found.test["patient"]) and set(found.test["test_domain"]) == {"s1"}
+
+
+def test_drawing_domains_evenly_leaves_the_bias_alone_and_drawing_classes_evenly_does_not(tmp_path: Path) -> None:
+    labels = np.array([0] * 9 + [1] + [0] * 3 + [1] * 3)
+    task = make_task(as_images(noise(16), tmp_path), labels, tiny_encoder(), inner_split=False)
+    domains = np.array([0] * 10 + [1] * 6)
+    task = dataclasses.replace(
+        task, labeled=dataclasses.replace(task.labeled, domains=domains), remedies=("domain-balanced",)
+    )
+    rows = np.arange(16)
+    assert not batches.draw_rows(task, rows, 8, seed=0, balance_classes=False).shift.any()
+    shift = batches.draw_rows(task, rows, 8, seed=0, balance_classes=True).shift
+    np.testing.assert_allclose(shift, np.log([0.5 / (12 / 16), 0.5 / (4 / 16)]))
+
+
+def test_a_head_on_a_frozen_backbone_has_no_statistics_to_take(clinic: Dataset) -> None:
+    frozen = NETWORK | {"adapt": {"method": "finetune", "train": "head"}, "remedies": ["test-batchnorm"]}
+    with pytest.raises(ConfigError, match="`test-batchnorm` has no effect on `finetune` with `train: head`"):
+        make_study(clinic, strategies={"one": frozen})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from wazuka.core.hashing import derive_seed
 from wazuka.nn.network import Classifier
 from wazuka.nn.predictors import LinearHead, Network
 from wazuka.training import batches
-from wazuka.training.batches import TrainingImages
-from wazuka.training.loop import LoopSettings, Precision, Trained, train
+from wazuka.training.loop import LoopSettings, Precision, train
 from wazuka.training.optim import OptimizerName, Schedule
 from wazuka.training.roles import Adapter, AdaptTask, Fitted, Runtime
 
@@ -136,9 +135,11 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
     )
     batches.correct_bias(network.head, drawing.shift)
     threshold, how = batches.threshold_on(task, data, network, val_rows)
-    notes = _notes(config, settings, trained, rows=len(train_rows), val_rows=len(val_rows))
+    notes = {"train": config.train} | batches.training_notes(
+        settings, trained, batch=config.batch, train_rows=train_rows, val_rows=val_rows
+    )
     notes |= {"threshold": how, "bias_corrected": bool(np.any(drawing.shift)), "remedies": list(task.remedies)}
-    predictor = _predictor(task, data, network.cpu(), config)
+    predictor = _predictor(task, network.cpu(), config)
     notes["trained_params"] = predictor.trained_params
     return Fitted(predictor=predictor, threshold=threshold, notes=notes, curves=trained.curves)
 
@@ -195,48 +196,22 @@ def images_trained(config: Config, labels: int) -> int:
     return _settings(config, labels, from_scratch=False, validated=False).steps * min(config.batch, labels)
 
 
-def _predictor(task: AdaptTask, data: TrainingImages, network: Classifier, config: Config) -> LinearHead | Network:
+def _predictor(task: AdaptTask, network: Classifier, config: Config) -> LinearHead | Network:
     """A trained head needs only itself beside the encoder; a trained network is kept whole."""
-    how: dict[str, Any] = {"intensity": data.intensity, "window": data.window}
-    if config.train == "head":
-        assert isinstance(network.backbone, _Frozen)
-        mean, scale = (one.numpy().astype(np.float64) for one in (network.backbone.mean, network.backbone.scale))
-        weight = network.head.weight.detach().numpy().T.astype(np.float64)
-        bias = network.head.bias.detach().numpy().astype(np.float64)
-        how |= {"mean": mean, "scale": scale, "weight": weight, "bias": bias}
-        return LinearHead(encoder=task.encoder, classes=task.classes, **how)
-    count = sum(one.numel() for one in network.parameters() if one.requires_grad)
-    state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
-    test_batchnorm = "test-batchnorm" in task.remedies
-    return Network(
+    if config.train == "all":
+        return batches.to_network(task, network)
+    assert isinstance(network.backbone, _Frozen)
+    mean, scale = (one.cpu().numpy().astype(np.float64) for one in (network.backbone.mean, network.backbone.scale))
+    return LinearHead(
         encoder=task.encoder,
         classes=task.classes,
-        state=state,
-        trained_params=count,
-        test_batchnorm=test_batchnorm,
-        **how,
+        mean=mean,
+        scale=scale,
+        weight=network.head.weight.detach().cpu().numpy().T.astype(np.float64),
+        bias=network.head.bias.detach().cpu().numpy().astype(np.float64),
+        intensity=task.intensity,
+        window=task.window,
     )
-
-
-def _notes(config: Config, settings: LoopSettings, trained: Trained, *, rows: int, val_rows: int) -> dict[str, Any]:
-    """What the record should say."""
-    stopping = (
-        "validation loss inside the budget" if val_rows else "none: the budget allows no inner split; fixed steps"
-    )
-    return {
-        "train": config.train,
-        "train_rows": rows,
-        "val_rows": val_rows,
-        "steps_planned": settings.steps,
-        "steps": trained.steps,
-        "best_step": trained.best_step,
-        "best_val_loss": trained.best_value,
-        "stopped_early": trained.stopped_early,
-        "early_stopping": stopping,
-        "batch": min(config.batch, rows),
-        "lr": settings.lr,
-        "precision": trained.precision,
-    }
 
 
 METHOD = Adapter(

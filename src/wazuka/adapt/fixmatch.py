@@ -27,10 +27,9 @@ from torch.nn import functional
 
 from wazuka.core.hashing import derive_seed
 from wazuka.nn.network import Classifier
-from wazuka.nn.predictors import Network
 from wazuka.training import batches
 from wazuka.training.batches import TrainingImages
-from wazuka.training.loop import LoopSettings, Precision, Trained, train
+from wazuka.training.loop import LoopSettings, Precision, train
 from wazuka.training.optim import OptimizerName, Schedule
 from wazuka.training.roles import Adapter, AdaptTask, Fitted, Runtime
 from wazuka.training.sampling import ShuffledRows
@@ -173,6 +172,7 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
     network = SemiSupervised(classifier, classes, settings.steps)
     unlabeled = _Unlabeled.open(task, config, seed=derive_seed(seed, "unlabeled"), device=device)
     shares = targets[torch.from_numpy(train_rows).to(device)].mean(dim=0)
+    shift = torch.from_numpy(drawing.shift.astype(np.float32)).to(device)  # of drawing classes evenly
 
     def step_loss(model: nn.Module, step: int, generator: torch.Generator) -> torch.Tensor:
         rows = train_rows[drawing.sampler(step)]
@@ -184,7 +184,7 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
         logits = model(torch.cat([images, weak, strong]))  # one pass: BatchNorm's statistics are those of all
         from_labels, from_weak, from_strong = logits.split([len(rows), len(weak), len(strong)])
         scale = _alignment(network, from_weak, shares) if config.distribution_alignment else None
-        labels, sure = pseudo_labels(from_weak, config.tau, scale=scale)
+        labels, sure = pseudo_labels(from_weak - shift, config.tau, scale=scale)
         network.masked[step] = sure.float().mean()
         supervised = functional.cross_entropy(from_labels, targets[index])
         return supervised + config.lambda_u * unsupervised_loss(from_strong, labels, sure)
@@ -207,10 +207,11 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
     threshold, how = batches.threshold_on(task, data, classifier, val_rows)
     curve = _mask_curve(network.masked.cpu().numpy(), trained.best_step, settings.evaluate_every)
     curves = trained.curves | ({} if unlabeled is None else {"pseudo_labeled": curve})
-    notes = _notes(config, settings, trained, rows=len(train_rows), val_rows=len(val_rows))
+    notes = batches.training_notes(settings, trained, batch=config.batch, train_rows=train_rows, val_rows=val_rows)
+    notes |= {"ema": settings.ema}
     notes |= _unlabeled_notes(unlabeled, curve, config)
     notes |= {"threshold": how, "bias_corrected": bool(np.any(drawing.shift)), "remedies": list(task.remedies)}
-    predictor = _predictor(task, classifier.cpu())
+    predictor = batches.to_network(task, classifier)
     notes["trained_params"] = predictor.trained_params
     return Fitted(predictor=predictor, threshold=threshold, notes=notes, curves=curves)
 
@@ -293,40 +294,6 @@ def _unlabeled_notes(unlabeled: _Unlabeled | None, curve: list[tuple[float, floa
         "semi_supervised": f"FixMatch, tau {config.tau:g}, lambda_u {config.lambda_u:g}, mu {config.mu}",
         "distribution_alignment": config.distribution_alignment,
         "pseudo_labeled_last": curve[-1][1],
-    }
-
-
-def _predictor(task: AdaptTask, network: Classifier) -> Network:
-    count = sum(one.numel() for one in network.parameters() if one.requires_grad)
-    return Network(
-        encoder=task.encoder,
-        classes=task.classes,
-        state={name: value.detach().contiguous() for name, value in network.state_dict().items()},
-        trained_params=count,
-        test_batchnorm="test-batchnorm" in task.remedies,
-        intensity=task.intensity,
-        window=task.window,
-    )
-
-
-def _notes(config: Config, settings: LoopSettings, trained: Trained, *, rows: int, val_rows: int) -> dict[str, Any]:
-    """What the record should say about the training."""
-    stopping = (
-        "validation loss inside the budget" if val_rows else "none: the budget allows no inner split; fixed steps"
-    )
-    return {
-        "train_rows": rows,
-        "val_rows": val_rows,
-        "steps_planned": settings.steps,
-        "steps": trained.steps,
-        "best_step": trained.best_step,
-        "best_val_loss": trained.best_value,
-        "stopped_early": trained.stopped_early,
-        "early_stopping": stopping,
-        "batch": min(config.batch, rows),
-        "lr": settings.lr,
-        "ema": settings.ema,
-        "precision": trained.precision,
     }
 
 

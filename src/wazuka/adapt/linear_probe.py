@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wazuka.core.errors import DataError, NotEnoughData
 from wazuka.nn.predictors import LinearHead
+from wazuka.training.feature_rows import check_features, class_shares
 from wazuka.training.grouped_cv import Fold, make_folds
 from wazuka.training.logistic import TOLERANCE, Problem, Solution, solve
 from wazuka.training.roles import Adapter, AdaptTask, Fitted, Runtime
@@ -84,7 +84,7 @@ def fit(tasks: Sequence[AdaptTask], *, config: Config, runtime: Runtime) -> list
         DataError: If features are missing or not finite (the row is named).
     """
     for task in tasks:
-        _check(task)
+        check_features(task)
     choices: list[_Choice] = []
     for start in range(0, len(tasks), TASKS_AT_ONCE):
         choices += _choose(tasks[start : start + TASKS_AT_ONCE], config, runtime)
@@ -108,33 +108,6 @@ def _device(device: str) -> str:
     return device if device.startswith("cuda") else "cpu"
 
 
-def _check(task: AdaptTask) -> None:
-    """Refuse features that cannot be fitted; the error names the row."""
-    features = task.features
-    if features is None or features.ndim != 2 or len(features) != len(task.labeled):
-        shape = None if features is None else features.shape
-        raise DataError(f"Features of {task.name} have shape {shape}; give ({len(task.labeled)}, dim).")
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise DataError(
-            f"Features of row {bad[0]} of {task.name} hold NaN or Inf ({len(bad)} such rows); check that image and the "
-            "backbone's weights."
-        )
-    shares = _shares(task)
-    for index, name in enumerate(task.classes):
-        if not shares[:, index].any():
-            raise NotEnoughData(
-                f"The budget of {task.name} has 0 images of class `{name}`; a probe needs one or more of each class."
-            )
-
-
-def _shares(task: AdaptTask) -> np.ndarray:
-    """Share of each class per row, (n, classes): the annotators' votes where they are given."""
-    if task.labeled.soft_labels is not None:
-        return np.asarray(task.labeled.soft_labels, dtype=np.float64)
-    return np.eye(len(task.classes))[task.labeled.labels]
-
-
 def _problem(
     task: AdaptTask, config: Config, *, penalties: tuple[float, ...], rows: np.ndarray | None = None
 ) -> Problem:
@@ -142,13 +115,13 @@ def _problem(
     assert task.features is not None
     class_weights = None
     if config.class_weights == "balanced":
-        shares = _shares(task) if rows is None else _shares(task)[rows]
+        shares = class_shares(task) if rows is None else class_shares(task)[rows]
         class_weights = len(shares) / (len(task.classes) * shares.sum(0))
     soft = task.labeled.soft_labels is not None
     return Problem(
         features=task.features,
         labels=None if soft else task.labeled.labels,
-        soft_labels=_shares(task) if soft else None,
+        soft_labels=class_shares(task) if soft else None,
         n_classes=len(task.classes),
         rows=rows,
         class_weights=class_weights,
@@ -185,7 +158,7 @@ def _cv_tolerance(config: Config) -> float:
 
 def _can_fit(task: AdaptTask, fold: Fold) -> bool:
     """Whether every class has a row, or a share of a vote, among the fold's training rows."""
-    return len(fold.train) > 0 and bool((_shares(task)[fold.train].sum(0) > 0).all())
+    return len(fold.train) > 0 and bool((class_shares(task)[fold.train].sum(0) > 0).all())
 
 
 def _choose_one(task: AdaptTask, config: Config, folds: list[Fold], solved: list[tuple[Fold, Solution]]) -> _Choice:
@@ -207,7 +180,7 @@ def _choose_one(task: AdaptTask, config: Config, folds: list[Fold], solved: list
     probs = np.concatenate(parts, axis=1)  # (penalties, rows, classes)
     grid = solved[0][1].penalties
     likely = np.log(np.maximum(probs, np.finfo(np.float64).tiny))
-    losses = -(likely * _shares(task)[rows]).sum(2).mean(1)
+    losses = -(likely * class_shares(task)[rows]).sum(2).mean(1)
     place = int(np.flatnonzero(losses <= losses.min() * (1 + SAME_LOSS))[0])  # the strongest of equals
     notes |= {"penalty": float(grid[place]), "folds": _fold_notes(folds, solved)}
     if config.penalty is None:

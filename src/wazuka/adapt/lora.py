@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,13 +29,14 @@ from wazuka.core.hashing import derive_seed
 from wazuka.data.augment import Strength
 from wazuka.nn import lora
 from wazuka.nn.adaptable import adaptable
+from wazuka.nn.batchnorm import with_statistics_of
 from wazuka.nn.lora import Adapted, LoraNetwork, LoraSpec, Targets
 from wazuka.nn.network import Classifier
 from wazuka.nn.prefix import Suffix, prefix_output
 from wazuka.training import batches, seeding
 from wazuka.training.batches import TrainingImages
 from wazuka.training.logistic import Problem, solve
-from wazuka.training.loop import LoopSettings, Precision, Trained, train
+from wazuka.training.loop import LoopSettings, Precision, train
 from wazuka.training.optim import OptimizerName, Schedule
 from wazuka.training.roles import Adapter, AdaptTask, Fitted, Runtime
 
@@ -131,6 +132,9 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
     )
     data = batches.open_images(task, task.labeled.images, device=device)
     backbone = encoder.build().to(device)
+    if "test-batchnorm" in task.remedies:  # prediction replaces the backbone's statistics: train without them too
+        parts = np.array_split(train_rows, -(-len(train_rows) // batches.BATCH))
+        backbone = with_statistics_of(backbone, (data.inputs(part) for part in parts), name=encoder.name)
     spec = LoraSpec(
         rank=config.rank,
         alpha=config.alpha,
@@ -180,7 +184,8 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
     batches.correct_bias(network.head, drawing.shift)
     threshold, how = batches.threshold_on(task, rows_data, network, val_rows)
     predictor = _predictor(task, backbone.cpu(), network.cpu(), spec)
-    notes = _notes(config, settings, trained, spec, rows=len(train_rows), val_rows=len(val_rows))
+    notes = batches.training_notes(settings, trained, batch=config.batch, train_rows=train_rows, val_rows=val_rows)
+    notes |= {"adapted_layers": len(spec.layers), "rank": spec.rank, "alpha": spec.alpha}
     notes |= {"augment": strength, "prefix_stored": stored is not None, "remedies": list(task.remedies)}
     notes |= {"threshold": how, "bias_corrected": bool(np.any(drawing.shift)), "targets": _targets(backbone, config)}
     notes |= {"head_starts_at": config.head, "head_penalty": penalty, "trained_params": predictor.trained_params}
@@ -222,13 +227,13 @@ def _store_prefix(data: TrainingImages, backbone: nn.Module, last: int, *, rows:
     skipped = blocks[: len(blocks) - last]
     if not skipped:
         return None
-    first = prefix_output(backbone, blocks[len(skipped)], data.inputs(np.arange(1)))
+    first = prefix_output(backbone, skipped[-1], data.inputs(np.arange(1)))
     if first.numel() * 4 * rows > PREFIX_BYTES:
         return None
     values = torch.empty((rows, *first.shape[1:]))
     for start in range(0, rows, batches.BATCH):
         part = np.arange(start, min(start + batches.BATCH, rows))
-        values[start : start + len(part)] = prefix_output(backbone, blocks[len(skipped)], data.inputs(part)).cpu()
+        values[start : start + len(part)] = prefix_output(backbone, skipped[-1], data.inputs(part)).cpu()
     size = tuple(data.inputs(np.arange(1)).shape[-2:])
     if values.numel() * 4 <= batches.RESIDENT_BYTES:
         values = values.to(data.device)
@@ -312,31 +317,6 @@ def _targets(backbone: nn.Module, config: Config) -> str:
     if not adaptable(backbone).is_transformer:
         return "every ungrouped convolution"
     return config.targets or "attention+mlp"
-
-
-def _notes(
-    config: Config, settings: LoopSettings, trained: Trained, spec: LoraSpec, *, rows: int, val_rows: int
-) -> dict[str, Any]:
-    """What the record should say."""
-    stopping = (
-        "validation loss inside the budget" if val_rows else "none: the budget allows no inner split; fixed steps"
-    )
-    return {
-        "adapted_layers": len(spec.layers),
-        "rank": spec.rank,
-        "alpha": spec.alpha,
-        "train_rows": rows,
-        "val_rows": val_rows,
-        "steps_planned": settings.steps,
-        "steps": trained.steps,
-        "best_step": trained.best_step,
-        "best_val_loss": trained.best_value,
-        "stopped_early": trained.stopped_early,
-        "early_stopping": stopping,
-        "batch": min(config.batch, rows),
-        "lr": settings.lr,
-        "precision": trained.precision,
-    }
 
 
 def images_trained(config: Config, labels: int) -> int:

@@ -1,9 +1,9 @@
 """Nearest class mean on the frozen features of a backbone: one point per class, the least that a classifier can learn.
 
 SimpleShot (Wang et al. 2019), its variant CL2N: features minus the mean of the training rows, brought to length 1 (z); a
-class's prototype c is the mean of its z; probabilities are the softmax over -|z - c|^2 / T (Prototypical Networks, Snell et
-al. 2017, equation 2, has T = 1). Ours: T is chosen inside the budget where this allows it; the mean is that of the budget's
-rows, since there are no base classes. All classes weigh the same, whatever their number of rows.
+class's prototype c is the mean of its z; probabilities are the softmax over -|z - c|^2 / T + log(share of c) (Prototypical
+Networks, Snell et al. 2017, equation 2, has T = 1 and equal shares). Ours: T is chosen inside the budget where this allows
+it; the mean is that of the budget's rows, since there are no base classes; probabilities follow the classes' shares.
 Study file: `adapt: prototype`, or `adapt: {method: prototype, temperature: 0.1}`.
 """
 
@@ -85,6 +85,7 @@ def _fit_one(task: AdaptTask, config: Config) -> Fitted:
         classes=task.classes,
         mean=mean,
         prototypes=prototypes,
+        prior=shares.mean(axis=0),
         temperature=notes["temperature"],
         intensity=task.intensity,
         window=task.window,
@@ -109,7 +110,8 @@ def _cross_validate(
     for fold in used:
         mean, prototypes = _average(features[fold.train], shares[fold.train])
         held_out = features[fold.held_out]
-        parts.append(np.stack([prototype_probabilities(held_out, mean, prototypes, temperature=one) for one in grid]))
+        how = {"mean": mean, "prototypes": prototypes, "prior": shares[fold.train].mean(axis=0)}
+        parts.append(np.stack([prototype_probabilities(held_out, temperature=one, **how) for one in grid]))
     rows = np.concatenate([np.zeros(0, np.int64), *(fold.held_out for fold in used)])
     notes = {
         "made": len(made),

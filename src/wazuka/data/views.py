@@ -60,7 +60,7 @@ class LabeledImages:
         images: Their pixels, n rows.
         labels: Class index per row, int64 (n,); segmentation: -1.
         patients: Patient code per row, int64 (n,): equal codes are one patient.
-        domains: Domain code per row, int64 (n,); 0 where unknown.
+        domains: Domain code per row, int64 (n,); unknown ones share the last code.
         is_val: Which rows early stopping may use, bool (n,); all False where the budget allows no inner split.
         masks: Masks of the same rows, (n, height, width) uint8 through `batch`; None in classification.
         soft_labels: Share of the annotators' votes per class, float64 (n, classes), where the study switches it on.

@@ -181,23 +181,38 @@ def _budgets(panel: Panel, strategy: str) -> list[Key]:
     return keys
 
 
+def _repeats(panel: Panel, strategy: str) -> set[int]:
+    return {cell.repeat for key in _budgets(panel, strategy) for cell in panel.scores[key]}
+
+
 def _ratio(score: float, drawn: np.ndarray, other: float, other_drawn: np.ndarray) -> Ratio | None:
     """A ratio of two means over shared draws; None where the denominator may be 0: no finite interval exists then."""
     defined = other_drawn[~np.isnan(other_drawn)]
     if other <= 0 or (len(defined) and np.quantile(defined, 0.025) <= 0):
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = np.where(other_drawn > 0, drawn / other_drawn, np.nan)
-    low, high = interval(shares)
-    return Ratio(estimate=score / other, low=low, high=high)
+        shares = np.where(other_drawn > 0, drawn / other_drawn, np.inf)
+    shares[np.isnan(drawn) | np.isnan(other_drawn)] = np.nan
+    if not np.isinf(shares).any():
+        low, high = interval(shares)
+        return Ratio(estimate=score / other, low=low, high=high)
+    first, last = count_interval(shares)  # draws without a denominator count as beyond every bound
+    return Ratio(estimate=score / other, low=first, high=None if np.isinf(last) else last)
 
 
 def _reached(
     panel: Panel, points: Sequence[ScalingPoint], full: Key, strategy: str, level: float, metric: str, class_: str
 ) -> Reached:
-    shown = next((one for one in points if one.ratio.low is not None and one.ratio.low >= level), None)
-    own = curve(panel, strategy, metric=metric, class_=class_)
-    other = own if full.strategy == strategy else curve(panel, full.strategy, metric=metric, class_=class_)
+    shown = None
+    for one in reversed(points):  # from the largest budget down, until one does not hold: a fixed order of tests
+        if one.ratio.low is None or one.ratio.low < level:
+            break
+        shown = one
+    common = None
+    if full.strategy != strategy:  # both curves over the repeats of both, so that their draws are the same
+        common = _repeats(panel, strategy) & _repeats(panel, full.strategy)
+    own = curve(panel, strategy, metric=metric, class_=class_, repeats=common)
+    other = own if common is None else curve(panel, full.strategy, metric=metric, class_=class_, repeats=common)
     goal = level * other.fitted[-1]
     needed = reach(own.labels, own.fitted, goal)
     low, high = count_interval(needed[1:])

@@ -9,13 +9,14 @@ marked as extrapolated. All budgets share their bootstrap draws of patients and 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from wazuka.core.errors import DataError, unknown_name
 from wazuka.evaluate.intervals import Estimate, estimate
-from wazuka.evaluate.panel import Panel
+from wazuka.evaluate.panel import Cell, Panel
 from wazuka.evaluate.resampling import MIN_DRAWS
 from wazuka.evaluate.weighted_scores import metric as describe
 
@@ -117,7 +118,15 @@ class Crossover:
     share: float
 
 
-def curve(panel: Panel, strategy: str, *, metric: str, class_: str = "", local_labels: int = 0) -> Curve:
+def curve(
+    panel: Panel,
+    strategy: str,
+    *,
+    metric: str,
+    class_: str = "",
+    local_labels: int = 0,
+    repeats: Collection[int] | None = None,
+) -> Curve:
     """Make a strategy's learning curve from all its budgets.
 
     Args:
@@ -126,6 +135,7 @@ def curve(panel: Panel, strategy: str, *, metric: str, class_: str = "", local_l
         metric: A metric's name.
         class_: One class, or "" for the overall score.
         local_labels: Which of its numbers of local labels.
+        repeats: Only these, so that curves compared with each other share their draws; None: all that it has.
 
     Raises:
         ConfigError: If the strategy is unknown.
@@ -134,7 +144,11 @@ def curve(panel: Panel, strategy: str, *, metric: str, class_: str = "", local_l
     keys = [key for key in panel.keys if key.strategy == strategy and key.local_labels == local_labels]
     if not keys:
         raise unknown_name("strategy", strategy, sorted({key.strategy for key in panel.keys}))
-    found = [(key, panel.over_repeats([key], metric=metric, class_=class_)) for key in keys]
+
+    def chosen(cell: Cell) -> bool:
+        return cell in panel.headline and (repeats is None or cell.repeat in repeats)
+
+    found = [(key, panel.over_repeats([key], metric=metric, class_=class_, cells=chosen)) for key in keys]
     found = [(key, values) for key, values in found if values.repeats]
     if not found:
         raise DataError(f"`{strategy}` has no budget with a defined {metric}; a learning curve needs one.")
@@ -143,7 +157,7 @@ def curve(panel: Panel, strategy: str, *, metric: str, class_: str = "", local_l
         point, drawn = panel.over_draws(values.values[0], values.repeats)
         rows.append(np.concatenate([[point], drawn]))
     measured, about = np.array(rows), describe(metric)
-    repeats = np.array([len(values.repeats) for _, values in found])
+    counts = np.array([len(values.repeats) for _, values in found])
     sign = 1.0 if about.higher_is_better else -1.0
     return Curve(
         strategy=strategy,
@@ -153,9 +167,9 @@ def curve(panel: Panel, strategy: str, *, metric: str, class_: str = "", local_l
         budgets=tuple(key.budget for key, _ in found),
         labels=np.array([panel.mean_labels(key) for key, _ in found]),
         estimates=tuple(estimate(panel, key, metric=metric, class_=class_) for key, _ in found),
-        repeats=repeats,
+        repeats=counts,
         measured=measured,
-        fitted=sign * isotonic(sign * measured, weights=repeats),
+        fitted=sign * isotonic(sign * measured, weights=counts),
     )
 
 

@@ -142,10 +142,23 @@ def _target(panel: Panel, keys: list[Key], targets: list[str], *, metric: str, m
         more_than=int(numbers[-1]),
         already=bool(needed[0] <= 0),
         reached=float(np.isfinite(drawn).mean()) if len(drawn) else 0.0,
-        shown=next((one.local_labels for one in points if one.gap_high is not None and one.gap_high <= margin), None),
+        shown=_shown(points, margin),
         repeats=len(repeats),
         n_patients=len(np.union1d(scores.units, reference.units)),
     )
+
+
+def _shown(points: list[LocalPoint], margin: float) -> int | None:
+    """Smallest n from which on every gap is closed: tested from the largest n down, until one is not.
+
+    Looking for the first n that happens to be closed would claim one far more often than the interval's level says.
+    """
+    shown = None
+    for one in reversed(points):
+        if one.gap_high is None or one.gap_high > margin:
+            break
+        shown = one.local_labels
+    return shown
 
 
 def _draws(panel: Panel, found: RepeatValues, row: int, repeats: tuple[int, ...]) -> np.ndarray:

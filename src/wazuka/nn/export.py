@@ -321,7 +321,7 @@ def _head(nodes: _Nodes, predictor: Predictor, vectors: str, dtype: np.dtype[Any
         )
         # |z - c|^2 without |z|^2, which is the same for all classes and leaves the softmax as it is
         weight = 2 * predictor.prototypes.T / predictor.temperature
-        bias = -(predictor.prototypes**2).sum(1) / predictor.temperature
+        bias = np.log(predictor.prior) - (predictor.prototypes**2).sum(1) / predictor.temperature
         product = nodes.add("MatMul", points, nodes.constant(weight, dtype))
         value = nodes.add("Add", product, nodes.constant(bias, dtype))
     elif isinstance(predictor, Neighbors):

@@ -40,7 +40,8 @@ def build_pretrained(name: str, arch: str, args: Mapping[str, Any]) -> nn.Module
         import timm
 
         try:
-            source = timm.get_pretrained_cfg(arch).hf_hub_id
+            published = timm.get_pretrained_cfg(arch)
+            source = None if published is None else published.hf_hub_id
             if source is not None and cached_file(source) is None:
                 _look_up_hub()
             return timm.create_model(arch, pretrained=True, num_classes=0, **args).eval()

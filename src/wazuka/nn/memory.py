@@ -1,9 +1,10 @@
 """How much memory a training takes, before it starts: from shapes alone, without weights and without computing.
 
 Weights, gradients, the optimizer's moments and the copies that early stopping keeps are counts of parameters. What a pass
-keeps for the backward pass is found by running the network's own forward pass on tensors that have shapes but no memory
-(torch's fake tensors) and adding up what autograd saves, each storage once (Chen et al. 2016, arXiv:1604.06174, section 2,
-for what that is and what checkpointing makes of it). It grows in proportion to the images, so two runs give any batch.
+needs is found by running the network's own forward and backward pass on tensors that have shapes but no memory (torch's
+fake tensors): what autograd saves, each storage once, and what is alive at the peak, which is a little more and, with
+activation checkpointing (Chen et al. 2016, arXiv:1604.06174), much less than without. Both grow in proportion to the
+images, so two runs give any batch.
 Not in it: the program itself, a GPU's context, workspaces of convolutions, fragmentation; `HEADROOM` is kept for them.
 """
 
@@ -30,8 +31,8 @@ FLOAT = 4
 """Bytes of a float32: weights, gradients and moments, also where the arithmetic is bfloat16."""
 HEADROOM = 0.1
 """Share of a machine's memory that is not planned with."""
-SMALL, LARGE = 2, 4
-"""Batches whose difference gives the bytes of an image; BatchNorm in training needs two."""
+SMALL, LARGE = 32, 64
+"""Batches whose difference gives the bytes of an image: large enough for activations, not gradients, to make the peak."""
 
 Trained = Literal["nothing", "head", "adapters", "all"]
 
@@ -74,7 +75,7 @@ class MemoryEstimate:
         gradients: Of the trained weights.
         optimizer: Its moments.
         copies: Of the trained weights (early stopping), and the running average.
-        activations: What one pass keeps for the backward pass, or a frozen pass needs at once, whichever is more.
+        activations: What a forward and backward pass needs at once, or a frozen pass, whichever is more.
     """
 
     parameters: int
@@ -97,7 +98,8 @@ class Footprint:
         parameters: Bytes of weights and buffers, head and adapters included.
         trained: Bytes of the trained weights.
         fixed: Bytes saved for the backward pass whatever the batch (bfloat16 copies of weights).
-        per_image: Bytes saved for the backward pass per image.
+        saved: Bytes saved for the backward pass per image.
+        per_image: Bytes per image that are alive at once, at the peak of forward and backward pass; `saved` at least.
         frozen: Bytes per image of a pass that saves nothing, at its peak; such passes take `features.BATCH` images.
         training: How.
     """
@@ -105,6 +107,7 @@ class Footprint:
     parameters: int
     trained: int
     fixed: int
+    saved: int
     per_image: int
     frozen: int
     training: Training
@@ -167,17 +170,17 @@ def network_footprint(
     """
     head = FLOAT * (dim * training.classes + training.classes)
     _prepare(network, training, name)
+    if training.checkpointing:
+        _checkpoint(network)
+    half = training.half
     with _without_memory(network):
-        frozen = _growth(lambda count: peak_without_gradient(network, shape, count, half=training.half))
-        fixed = per_image = 0
+        frozen = _growth(lambda count: peak(network, shape, count, half=half))
+        fixed = saved = per_image = 0
         if training.trained in ("adapters", "all"):
-            runs = {count: saved_for_backward(network, shape, count, half=training.half) for count in (SMALL, LARGE)}
-            per_image = (runs[LARGE].saved - runs[SMALL].saved) // (LARGE - SMALL)
-            fixed = runs[SMALL].saved - SMALL * per_image
-            if training.checkpointing and _checkpoint(network):
-                one_block = (runs[LARGE].largest_block - runs[SMALL].largest_block) // (LARGE - SMALL)
-                kept = _growth(lambda count: saved_for_backward(network, shape, count, half=training.half).saved)
-                per_image = min(per_image, kept + one_block)
+            runs = {count: saved_for_backward(network, shape, count, half=half) for count in (SMALL, LARGE)}
+            saved = (runs[LARGE] - runs[SMALL]) // (LARGE - SMALL)
+            fixed = runs[SMALL] - SMALL * saved
+            per_image = max(saved, _growth(lambda count: peak(network, shape, count, half=half, backward=True)))
     parameters = list(network.parameters())
     trained = 0 if training.trained == "nothing" else head + _bytes([one for one in parameters if one.requires_grad])
     weights = _bytes([*parameters, *network.buffers()])
@@ -185,6 +188,7 @@ def network_footprint(
         parameters=weights + (0 if training.trained == "nothing" else head),
         trained=trained,
         fixed=fixed,
+        saved=saved,
         per_image=per_image,
         frozen=frozen,
         training=training,
@@ -215,12 +219,11 @@ def _growth(measure: Callable[[int], int]) -> int:
     return (measure(LARGE) - measure(SMALL)) // (LARGE - SMALL)
 
 
-def _checkpoint(network: nn.Module) -> bool:
-    """Switch activation checkpointing on, where the network offers it."""
+def _checkpoint(network: nn.Module) -> None:
+    """Switch activation checkpointing on, where the network offers it; training refuses it where it does not."""
     switch: Any = getattr(network, "set_grad_checkpointing", None)
     if switch is not None:
         switch()
-    return switch is not None
 
 
 @contextmanager
@@ -240,22 +243,12 @@ def _without_memory(network: nn.Module) -> Iterator[None]:
         yield
 
 
-@dataclass
-class Saved:
-    """Bytes that autograd keeps of one forward pass, and the most that one of the network's blocks adds to them."""
-
-    saved: int
-    largest_block: int
-
-
-def saved_for_backward(network: nn.Module, shape: tuple[int, ...], images: int, *, half: bool = False) -> Saved:
-    """Run a forward pass and add up what autograd saves, each storage once; the network's own tensors do not count.
+def saved_for_backward(network: nn.Module, shape: tuple[int, ...], images: int, *, half: bool = False) -> int:
+    """Run a forward pass and add up the bytes that autograd saves, each storage once, the network's own not counted.
 
     Works on tensors with and without values alike.
     """
-    from wazuka.nn.adaptable import adaptable
-
-    own = {one.untyped_storage()._cdata for one in (*network.parameters(), *network.buffers())}
+    own = _storages(network)
     kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps their addresses from being used again
 
     def keep(value: torch.Tensor) -> torch.Tensor:
@@ -264,23 +257,13 @@ def saved_for_backward(network: nn.Module, shape: tuple[int, ...], images: int, 
             kept[storage._cdata] = storage
         return value
 
-    def total() -> int:
-        return sum(one.nbytes() for one in kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), _arithmetic(half):
+        network(torch.zeros(images, *shape))
+    return sum(one.nbytes() for one in kept.values())
 
-    began: list[int] = []
-    added = [0]
-    handles = []
-    for name in adaptable(network).blocks:
-        block = network.get_submodule(name)
-        handles.append(block.register_forward_pre_hook(lambda *_: began.append(total())))
-        handles.append(block.register_forward_hook(lambda *_: added.append(total() - began.pop())))
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), _arithmetic(half):
-            network(torch.zeros(images, *shape))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return Saved(total(), max(added))
+
+def _storages(network: nn.Module) -> set[int]:
+    return {one.untyped_storage()._cdata for one in (*network.parameters(), *network.buffers())}
 
 
 @contextmanager
@@ -318,11 +301,17 @@ class _Live(TorchDispatchMode):
         self.alive -= size
 
 
-def peak_without_gradient(network: nn.Module, shape: tuple[int, ...], images: int, *, half: bool = False) -> int:
-    """Most bytes alive at once, input included, in a forward pass that keeps nothing for a backward pass."""
-    live = _Live({one.untyped_storage()._cdata for one in (*network.parameters(), *network.buffers())})
-    with torch.no_grad(), _arithmetic(half), live:
-        network(torch.zeros(images, *shape))
+def peak(network: nn.Module, shape: tuple[int, ...], images: int, *, half: bool = False, backward: bool = False) -> int:
+    """Most bytes alive at once, input included and the network's own not, in a frozen forward pass or (`backward`) in a
+    forward and backward pass, gradients of weights included."""
+    live = _Live(_storages(network))
+    with live, torch.set_grad_enabled(backward):
+        with _arithmetic(half):
+            result = network(torch.zeros(images, *shape))
+        if backward:
+            result.sum().backward()
+    for one in network.parameters():
+        one.grad = None
     return live.peak
 
 

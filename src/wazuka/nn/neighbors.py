@@ -224,24 +224,27 @@ class Neighbors(_OnFeatures):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prototypes(_OnFeatures):
-    """A frozen encoder and one point per class: the softmax over -|z - c|^2 / T, z the centered features at length 1.
+    """A frozen encoder and one point per class: the softmax over -|z - c|^2 / T + log(share of c), z the centered
+    features at length 1.
 
     Attributes:
         encoder: The backbone.
         classes: Class names.
         mean: (dim,) float64, subtracted from the features before these are brought to length 1.
         prototypes: Class means c of the training rows' z, (classes, dim) float64.
+        prior: Shares of the classes among the training rows, (classes,) float64.
         temperature: T.
         intensity: Of the images, as in the dataset's card.
         window: Window of Hounsfield units, for CT.
     """
 
     kind: ClassVar[str] = "prototypes"
-    tensors: ClassVar[tuple[str, ...]] = ("mean", "prototypes")
+    tensors: ClassVar[tuple[str, ...]] = ("mean", "prototypes", "prior")
     settings: ClassVar[tuple[str, ...]] = ("temperature",)
 
     mean: np.ndarray
     prototypes: np.ndarray
+    prior: np.ndarray
     temperature: float
 
     def __post_init__(self) -> None:
@@ -260,13 +263,15 @@ class Prototypes(_OnFeatures):
             DataError: If the features have another dimension than the encoder's.
         """
         self._check(features)
-        return prototype_probabilities(features, self.mean, self.prototypes, temperature=self.temperature)
+        return prototype_probabilities(
+            features, self.mean, self.prototypes, prior=self.prior, temperature=self.temperature
+        )
 
 
 def prototype_probabilities(
-    features: np.ndarray, mean: np.ndarray, prototypes: np.ndarray, *, temperature: float
+    features: np.ndarray, mean: np.ndarray, prototypes: np.ndarray, *, prior: np.ndarray, temperature: float
 ) -> np.ndarray:
-    """Return the softmax over -|z - c|^2 / T, (n, classes) float64, of raw features (n, dim); see `Prototypes`."""
+    """Return the probabilities of `Prototypes`, (n, classes) float64, of raw features (n, dim)."""
     points = to_unit(features - mean)
     distances = (points**2).sum(1, keepdims=True) + (prototypes**2).sum(1) - 2 * points @ prototypes.T
-    return np.asarray(softmax(-distances / temperature, axis=1))
+    return np.asarray(softmax(np.log(prior) - distances / temperature, axis=1))

@@ -1,8 +1,8 @@
 """A network whose first blocks stay frozen: their output is computed once, and training runs only what follows.
 
 The network's own forward pass is used for both halves, so that embeddings of positions, rotations and pooling are where
-the architecture has them: the first half stops at the first trained block; in the second half the blocks before it hand
-on what was stored.
+the architecture has them: the first half stops after the last frozen block; in the second half the frozen blocks hand on
+what was stored, and what lies between blocks (downsampling at the start of a stage) runs once, in the second half.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 
 class _Reached(Exception):
-    """The first trained block was reached; carries its input."""
+    """The last frozen block is done; carries its output."""
 
     def __init__(self, value: torch.Tensor) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class _Reached(Exception):
 
 @torch.no_grad()
 def prefix_output(network: nn.Module, block: str, images: torch.Tensor) -> torch.Tensor:
-    """Run a network up to one of its blocks.
+    """Run a network to the end of one of its blocks.
 
     Args:
         network: In evaluation mode.
@@ -32,13 +32,13 @@ def prefix_output(network: nn.Module, block: str, images: torch.Tensor) -> torch
         images: (B, 3, H, W), normalized.
 
     Returns:
-        The block's input, (B, ...).
+        The block's output, (B, ...).
     """
 
-    def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
-        raise _Reached(args[0])
+    def stop(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        raise _Reached(output)
 
-    handle = network.get_submodule(block).register_forward_pre_hook(stop)
+    handle = network.get_submodule(block).register_forward_hook(stop)
     try:
         network(images)
     except _Reached as reached:

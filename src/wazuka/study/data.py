@@ -311,6 +311,8 @@ def trial_rows(
     chosen = set(selection.ids)
     others = data.rows_of(rows.loc[rows["role"] == "train", "id"].tolist())
     others = others[~others["id"].isin(chosen)]
+    held = labeled.loc[np.asarray(selection.is_val, bool), "patient"]
+    others = others[~others["patient"].isin(held)]  # a target's patient may be a validation patient of the source
     if train_domain != "all" and not train_domain.startswith("not:"):
         others = others[others["domain"] == train_domain]
     return TrialRows(
@@ -323,10 +325,17 @@ def trial_rows(
 
 
 def _with_local(selection: budgets.Selection, local: LocalLabels, data: StudyData) -> budgets.Selection:
-    """Add a target domain's first labels; of these too some serve early stopping, where the budget has an inner split."""
+    """Add a target domain's first labels; of these too some serve early stopping, where the budget has an inner split.
+
+    A patient of both domains stays on the side of the inner split where the source's rows are.
+    """
     added = budgets.select(local.rows, budgets.parse(local.labels), labels=data.labels)
     roles = local.rows.set_index("id")["role"]
-    is_val = (roles.loc[list(added.ids)] == "val").to_numpy(bool) & selection.inner_split
+    own = (roles.loc[list(added.ids)] == "val").to_numpy(bool)
+    sides = dict(zip(data.rows_of(list(selection.ids))["patient"], np.asarray(selection.is_val, bool), strict=True))
+    patients = data.rows_of(list(added.ids))["patient"]
+    is_val = np.array([sides.get(one, side) for one, side in zip(patients, own, strict=True)], bool)
+    is_val &= selection.inner_split
     new = [position for position, one in enumerate(added.ids) if one not in set(selection.ids)]
     return dataclasses.replace(
         selection,

@@ -75,7 +75,9 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: Settings) -> 
         )
         seen.append(seen_table(everything, labeled=False))
     is_val, inner_split = _inner_split(context, rows, seed)
+    held = rows.loc[is_val, "patient"]
     others = everything[everything["label"].isna()] if method.semi_supervised else everything.head(0)
+    others = others[~others["patient"].isin(held)]  # as in trials: never of patients that early stopping looks at
     matrix = None
     if method.input == "features":
         path = features.cached_features(cache, encoder, cache=Path(settings.cache), device=settings.device)
@@ -112,6 +114,7 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: Settings) -> 
         "labels": len(rows),
         "config": chosen,
         "inner_split": inner_split,
+        "transductive": "test-batchnorm" in chosen.remedies,
         "notes": fitted.notes,
         "pretrain_notes": pretrain_notes,
         "threshold": fitted.threshold,

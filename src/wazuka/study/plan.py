@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from wazuka import adapt, pretrain
@@ -187,11 +188,15 @@ class _Planner:
                 f"Strategy `{strategy.name}`: `stain-jitter` needs RGB images, {self.data.main.folder} has"
                 f" {self.data.main.card.intensity}; drop it."
             )
-        if "domain-balanced" in strategy.remedies and len(self.data.domains) < 2:
-            raise ConfigError(
-                f"Strategy `{strategy.name}`: `domain-balanced` needs two domains, {self.data.main.folder} has"
-                f" {len(self.data.domains)}; drop it, or import with --domain COLUMN."
-            )
+        if "domain-balanced" in strategy.remedies:
+            domains = self.data.table.loc[self.data.table["source"] == 0, "domain"]
+            left = domains.nunique() - any(one.startswith("not:") for one in self.domains)
+            if left < 2 or domains.isna().any():
+                raise ConfigError(
+                    f"Strategy `{strategy.name}`: `domain-balanced` needs two domains to train on and one of each image;"
+                    f" {self.data.main.folder} has {left}, and {int(domains.isna().sum())} images without a domain. Drop it,"
+                    " or import with --domain COLUMN."
+                )
         if "test-batchnorm" in strategy.remedies:
             from wazuka.nn.architectures import build_meta
             from wazuka.nn.batchnorm import batchnorm_layers
@@ -199,6 +204,22 @@ class _Planner:
             if not batchnorm_layers(build_meta(encoder.arch, encoder.args)):
                 raise ConfigError(
                     f"Strategy `{strategy.name}`: `test-batchnorm` needs BatchNorm layers, `{encoder.name}` has none; drop it."
+                )
+            self.check_test_domains(strategy)
+
+    def check_test_domains(self, strategy: Strategy) -> None:
+        """Refuse `test-batchnorm` where some domain has a single test image: there are no statistics of one."""
+        for (repeat, train_domain), rows in self.groups.items():
+            test = self.data.rows_of(rows.loc[rows["role"] == "test", "id"].tolist())
+            test = test[test["label"].notna()]
+            if train_domain.startswith("not:"):
+                test = test[test["domain"] == train_domain.removeprefix("not:")]
+            counts = test.groupby([test["source"], test["domain"].astype("string").fillna("unknown")]).size()
+            if repeat < strategy.repeats and (counts == 1).any():
+                domain = counts.index[int(np.argmax(counts.to_numpy() == 1))][1]
+                raise ConfigError(
+                    f"Strategy `{strategy.name}`: `test-batchnorm` needs 2 test images of each domain, `{domain}` has 1 in"
+                    f" repeat {repeat + 1}; drop it, or join that domain to another."
                 )
 
     def encoder(self, strategy: Strategy) -> Encoder:
@@ -255,6 +276,7 @@ class _Planner:
             "soft_labels": strategy.soft_labels,
             "remedies": list(strategy.remedies),
             "split_hash": self.split_hashes[group],
+            "target_split_hash": None if target is None else self.split_hashes[repeat, target],
             "encoder": encoder_step,
             "features": feature_steps,
             "pixels": needs,

@@ -113,6 +113,7 @@ def predict(
     if explain:
         _explain(predictor, images, table, out / "explanations", settings)
     record = {"schema": 1, "step": "predict", "images": len(table), "refused": len(refusals)}
+    record |= {"transductive": predictor is not model.predictor}
     finish(out, record | {"model": model.facts["provenance"]})
     return table, refusals
 

@@ -84,6 +84,10 @@ def _finetune(backbone: str, preset: Preset, scratch_size: int) -> dict[str, Any
     return {"backbone": backbone, "adapt": {"method": "finetune", "steps": preset.steps}}
 
 
+def _lora(backbone: str, preset: Preset, scratch_size: int) -> dict[str, Any]:
+    return {"backbone": backbone, "adapt": {"method": "lora", "steps": preset.steps}}
+
+
 def _scratch(backbone: str, preset: Preset, scratch_size: int) -> dict[str, Any]:
     return {
         "backbone": DEFAULT_BACKBONE,
@@ -97,6 +101,7 @@ STRATEGIES: dict[str, Callable[[str, Preset, int], dict[str, Any]]] = {
     "linear-probe": _linear_probe,
     "knn": _knn,
     "finetune": _finetune,
+    "lora": _lora,
     "scratch": _scratch,
 }
 """Name for `--strategies` -> entry of the study file. A technique that joins `poc` adds one line."""

@@ -139,12 +139,12 @@ def read_strategy(
         budgets=read_budgets(values["budgets"], where=f"{where}.budgets") if "budgets" in values else budgets,
         repeats=read_repeats(values["repeats"], where=f"{where}.repeats") if "repeats" in values else repeats,
         soft_labels=_switch(values.get("soft_labels", False), where=f"{where}.soft_labels"),
-        remedies=_remedies(values.get("remedies"), adapting.name, where=f"{where}.remedies"),
+        remedies=_remedies(values.get("remedies"), adapting.name, adapting.config, where=f"{where}.remedies"),
         local_labels=_local_labels(values.get("local_labels"), where=f"{where}.local_labels"),
     )
 
 
-def _remedies(value: Any, method: str, *, where: str) -> tuple[str, ...]:
+def _remedies(value: Any, method: str, config: Any, *, where: str) -> tuple[str, ...]:
     """Check that a method honors what is asked, so that no switch is without effect."""
     listed = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
     honored = adapt.METHODS[method].remedies
@@ -157,6 +157,11 @@ def _remedies(value: Any, method: str, *, where: str) -> tuple[str, ...]:
                 f"{where}: `{one}` has no effect on `{method}`; use it with {', '.join(able)}, or"
                 " `image: {stain: macenko}`, which suits every method."
             )
+    if "test-batchnorm" in listed and getattr(config, "train", "all") == "head":
+        raise ConfigError(
+            f"{where}: `test-batchnorm` has no effect on `{method}` with `train: head`, whose backbone stays as it is; drop"
+            " it, or use `train: all`."
+        )
     return tuple(one for one in REMEDIES if one in listed)
 
 

@@ -108,7 +108,13 @@ def labeled_images(
         images=images,
         labels=data.label_codes(rows),
         patients=pd.factorize(rows["patient"], sort=True)[0].astype(np.int64),
-        domains=np.maximum(pd.Categorical(rows["domain"], categories=data.domains).codes, 0).astype(np.int64),
+        domains=_codes(rows["domain"], data.domains),
         is_val=is_val,
         soft_labels=data.soft_labels(rows) if soft else None,
     )
+
+
+def _codes(domains: pd.Series, names: list[str]) -> np.ndarray:
+    """Code per row, int64; an unknown domain is a group of its own, after the known ones."""
+    codes = pd.Categorical(domains, categories=names).codes.astype(np.int64)
+    return np.where(codes < 0, len(names), codes)

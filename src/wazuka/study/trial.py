@@ -79,6 +79,7 @@ def run_trial(context: Context, step: Step, settings: Settings, folder: Path) ->
         "train_domain": args["train_domain"],
         "local_labels": args["local_labels"],
         "target_domain": args["target_domain"],
+        "target_split_hash": args["target_split_hash"],
         "transductive": "test-batchnorm" in strategy.remedies,
         "config": strategy,
         "rows_hash": rows_hash(rows.labeled),

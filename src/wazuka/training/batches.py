@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from wazuka.data.augment import Strength, augment
 from wazuka.data.views import Images, LabeledImages
 from wazuka.nn.encoders import Encoder
 from wazuka.nn.features import BATCH
+from wazuka.nn.network import Classifier
 from wazuka.nn.normalize import from_unit, to_unit
-from wazuka.nn.predictors import to_probabilities
+from wazuka.nn.predictors import Network, to_probabilities
+from wazuka.training.loop import LoopSettings, Trained
 from wazuka.training.roles import AdaptTask
 from wazuka.training.sampling import BalancedRows, ShuffledRows
 from wazuka.training.thresholds import DEFAULT, choose_threshold
@@ -200,6 +203,8 @@ def draw_rows(
         domains=task.labeled.domains[rows] if by_domain else None,
         balance_classes=balance_classes,
     )
+    if not balance_classes:  # weights by domain or patient leave what an image says of its class as it is
+        return Drawing(sampler, np.log(weights), weights)
     levels = [labels] * balance_classes + [task.labeled.domains[rows]] * by_domain
     levels += [task.labeled.patients[rows]] * balance_patients
     chances = _chances(levels, len(rows))
@@ -242,6 +247,41 @@ def validation_loss(
     """Cross-entropy of the validation rows with the classes' shares put right, as the finished model has them."""
     logits = data.outputs(network, rows) - torch.from_numpy(shift.astype(np.float32)).to(data.device)
     return float(functional.cross_entropy(logits, targets[torch.from_numpy(rows).to(data.device)]))
+
+
+def training_notes(
+    settings: LoopSettings, trained: Trained, *, batch: int, train_rows: np.ndarray, val_rows: np.ndarray
+) -> dict[str, Any]:
+    """What the record should say about a training."""
+    stopping = (
+        "validation loss inside the budget" if len(val_rows) else "none: the budget allows no inner split; fixed steps"
+    )
+    return {
+        "train_rows": len(train_rows),
+        "val_rows": len(val_rows),
+        "steps_planned": settings.steps,
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "best_val_loss": trained.best_value,
+        "stopped_early": trained.stopped_early,
+        "early_stopping": stopping,
+        "batch": min(batch, len(train_rows)),
+        "lr": settings.lr,
+        "precision": trained.precision,
+    }
+
+
+def to_network(task: AdaptTask, classifier: Classifier) -> Network:
+    """Keep a network that was trained end to end."""
+    return Network(
+        encoder=task.encoder,
+        classes=task.classes,
+        state={name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()},
+        trained_params=sum(one.numel() for one in classifier.parameters() if one.requires_grad),
+        test_batchnorm="test-batchnorm" in task.remedies,
+        intensity=task.intensity,
+        window=task.window,
+    )
 
 
 def correct_bias(head: nn.Linear, shift: np.ndarray) -> None:
