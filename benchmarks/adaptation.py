@@ -57,6 +57,8 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     began = time.perf_counter()
     pixels = build_pixels(dataset, transform, cache=work / "cache", workers=arguments.workers)
     decoded = time.perf_counter() - began
+    if kind == "lora":
+        import peft  # noqa: F401  # its own size is none of the training's
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result: dict[str, Any] = {}
     if kind == "linear-probe":
@@ -81,15 +83,15 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         )
         config = method.config(batch=arguments.batch, augment="light", **settings)
         walls, cpus = [], []
-        for steps in (arguments.steps, 3 * arguments.steps):
-            runtime = Runtime(device=device, threads=arguments.threads, folder=work / f"steps-{steps}")
+        for turn, steps in enumerate((1, arguments.steps, 3 * arguments.steps)):  # the first one only warms up
+            runtime = Runtime(device=device, threads=arguments.threads, folder=work / f"turn-{turn}")
             runtime.folder.mkdir()
             began, cpu = time.perf_counter(), time.process_time()
             method([task], config=dataclasses.replace(config, steps=steps), runtime=runtime)
             walls.append(time.perf_counter() - began)
             cpus.append(time.process_time() - cpu)
         for name, values in (("seconds_per_step", walls), ("cpu_seconds_per_step", cpus)):
-            result[name] = round((values[1] - values[0]) / (2 * arguments.steps), 4)
+            result[name] = round((values[2] - values[1]) / (2 * arguments.steps), 4)
         training = training_of(kind, config, device=device, labels=count)
     if device.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated(device) / 2**30

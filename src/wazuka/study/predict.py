@@ -265,6 +265,7 @@ def evaluate_model(model: Model, dataset: Dataset, *, out: Path, settings: Setti
     write_table(out / "results.parquet", scores)
     write_text(out / "summary.md", _summary(model, dataset, scores, refusals))
     record = {"schema": 1, "step": "evaluate", "images": len(table), "refused": len(refusals)}
+    record |= {"transductive": bool(getattr(model.predictor, "test_batchnorm", False))}
     finish(out, record | {"model": model.facts["provenance"], "dataset": dataset.card.fingerprint})
     return scores
 
