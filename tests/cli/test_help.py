@@ -49,7 +49,7 @@ def test_the_contracts_commands_are_there() -> None:
     words = {" ".join(one) for one, _ in commands()}
     assert words >= {
         "demo", "import", "check", "poc", "run", "report", "predict", "evaluate", "backbones list", "backbones show",
-        "backbones add", "recipes list", "recipes show", "methods list", "methods show", "doctor", "cite",
+        "backbones add", "recipes list", "recipes show", "methods list", "methods show", "doctor", "cite", "export",
     }  # fmt: skip
 
 

@@ -259,7 +259,7 @@ def _record(fake: FakeRun, trial: dict[str, Any], threshold: float, worst: list[
         "notes": {"penalty": 0.01}, "curves": {}, "inner_split": trial["labels"] >= 50, "worst": worst,
         "domains_tested": list(fake.domains),
         "versions": {"python": "3.11.9", "wazuka": "0.1.0", "torch": "2.15.0", "numpy": "2.4.0"},
-        "device": "cpu", "threads": 2, "seconds": fake.seconds.get(trial["strategy"], 2.0), "peak_memory_mb": 900.0,
+        "device": "cpu", "threads": 2, "seconds": fake.seconds.get(trial["strategy"], 2.0), "peak_memory_mb": 900.0, "memory_mb": 734.2,
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from tests.toy_images import TINY, tiny_encoder
 from wazuka.adapt import finetune, fixmatch, lora
 from wazuka.core.errors import ConfigError
 from wazuka.data.manifest import Dataset
-from wazuka.nn.memory import HEADROOM, Room, footprint
+from wazuka.nn.memory import HEAP_HEADROOM, Footprint, Room
 from wazuka.study import estimate
 from wazuka.study.context import Settings
 from wazuka.study.estimate import BASE_MEMORY_MB, memory_line, training_of
@@ -28,10 +28,15 @@ def strategy(config: Any) -> Any:
     return SimpleNamespace(name="mine", adapt=SimpleNamespace(config=config), image=SimpleNamespace(size=160))
 
 
+def measured(name: str, method: str, config: Any) -> Footprint:
+    found = estimate._footprint(tiny_encoder(name), training_of(method, config, device="cpu", labels=10**6), 160)
+    assert found is not None
+    return found
+
+
 def line_for(config: Any, *, name: str, method: str, free: int, total: int = PLENTY, workers: int = 1) -> str | None:
-    training = training_of(method, config, device="cpu", labels=10**6)
-    needs = footprint(tiny_encoder(name), training, size=160)
-    room = Room(free=int(free / (1 - HEADROOM)) + 1, total=total)
+    needs = measured(name, method, config)
+    room = Room(free=int(free / (1 - HEAP_HEADROOM)) + 1, total=total)
     return memory_line(strategy(config), tiny_encoder(name), needs, room, workers=workers, device="cpu")
 
 
@@ -54,7 +59,7 @@ def test_nothing_is_said_where_it_fits() -> None:
 
 def test_what_is_offered_fits() -> None:
     config = lora.Config(batch=4096)
-    needs = footprint(tiny_encoder("test_vit"), training_of("lora", config, device="cpu", labels=10**6), size=160)
+    needs = measured("test_vit", "lora", config)
     free = needs.estimate(100).total
     line = line_for(config, name="test_vit", method="lora", free=free)
     assert line is not None and line.startswith("Memory: `mine` needs about ")
@@ -67,7 +72,7 @@ def test_what_is_offered_fits() -> None:
 
 def test_without_accumulation_a_smaller_batch_is_offered_and_processes_share() -> None:
     config = finetune.Config(batch=4096)
-    needs = footprint(tiny_encoder(), training_of("finetune", config, device="cpu", labels=10**6), size=160)
+    needs = measured(TINY, "finetune", config)
     free = needs.estimate(1000).total
     for workers, most in ((1, 1000), (2, needs.most_images(free // 2))):
         line = line_for(config, name=TINY, method="finetune", free=free, workers=workers)
@@ -78,8 +83,8 @@ def test_without_accumulation_a_smaller_batch_is_offered_and_processes_share() -
 
 def test_a_training_that_fits_with_no_batch_is_refused_before_it_starts() -> None:
     config = finetune.Config()
-    needs = footprint(tiny_encoder(), training_of("finetune", config, device="cpu", labels=100), size=160)
-    total = int((needs.estimate(1).total + BASE) / (1 - HEADROOM)) - 2**20
+    needs = measured(TINY, "finetune", config)
+    total = int((needs.estimate(1).total + BASE) / (1 - HEAP_HEADROOM)) - 2**20
     with pytest.raises(
         ConfigError, match=r"`mine` needs about \d+\.\d GB of memory for one image at a time, this machine"
     ):

@@ -129,11 +129,8 @@ def _refuse(predictor: Predictor) -> None:
 
 
 def check_images(size: int, *, intensity: str) -> np.ndarray:
-    """Draw images for the check: smooth fields of several contrasts, as tissue has them, and one of noise.
-
-    Returns:
-        (`CHECKED`, size, size, channels), uint8, or int16 Hounsfield units.
-    """
+    """Draw images for the check: smooth fields of several contrasts, as tissue has them, and one of noise, as a pixel cache
+    has them: (`CHECKED`, size, size, channels) uint8, or int16 Hounsfield units."""
     rng = np.random.default_rng(0)
     channels = 3 if intensity == "rgb8" else 1
     coarse = torch.from_numpy(rng.uniform(0, 1, (CHECKED, channels, 6, 6)))
@@ -208,14 +205,11 @@ def _given_graph(encoder: Encoder) -> onnx.ModelProto:
             f"{encoder.path} is written in opset {version}; export the encoder in opset {OLDEST_OPSET} or later."
         )
     model.ir_version = max(model.ir_version, 4)  # before, stored tensors had to be inputs, too
-    kept = next(one for one in model.graph.output if one.name == found.output_name)
-    given = next(one for one in model.graph.input if one.name == found.input_name)
-    outputs, inputs = onnx.ValueInfoProto(), onnx.ValueInfoProto()
-    outputs.CopyFrom(kept)
-    inputs.CopyFrom(given)
-    del model.graph.output[:], model.graph.input[:], model.metadata_props[:]
-    model.graph.output.append(outputs)
-    model.graph.input.append(inputs)
+    for values, name in ((model.graph.output, found.output_name), (model.graph.input, found.input_name)):
+        for position in reversed(range(len(values))):
+            if values[position].name != name:
+                del values[position]
+    del model.metadata_props[:]
     return model
 
 

@@ -30,7 +30,10 @@ from wazuka.nn.lora import LoraSpec, Targets, choose_layers, inject
 FLOAT = 4
 """Bytes of a float32: weights, gradients and moments, also where the arithmetic is bfloat16."""
 HEADROOM = 0.1
-"""Share of a machine's memory that is not planned with."""
+"""Share of a GPU's memory that is not planned with."""
+HEAP_HEADROOM = 0.35
+"""The same in main memory: the C library's heap does not give back all that was freed; measured up to 1.8 times the tensors
+alone, mostly 1.1 to 1.6 (docs/speed.md)."""
 SMALL, LARGE = 32, 64
 """Batches whose difference gives the bytes of an image: large enough for activations, not gradients, to make the peak."""
 

@@ -15,7 +15,7 @@ from wazuka.report.texts import Reason
 from wazuka.report.verdict import Bounds, Gate, GateState
 
 NAMES = ("min_sensitivity", "max_domain_gap", "max_subgroup_gap", "memorization", "max_ms", "max_memory_gb")
-AFTER_THE_TRIALS = ("max_ms",)
+AFTER_THE_TRIALS = ("max_ms", "max_memory_gb")
 """Gates that may have to wait for the refitted model: they are measured on it."""
 
 

@@ -218,7 +218,6 @@ def prevalence(folder: RunFolder) -> float | None:
 def _measured(folder: RunFolder, estimates: Estimates, cell: Cell) -> Measured:
     """What the gates look at."""
     records = [one.record for one in folder.trials_of(cell.strategy, cell.budget)]
-    memory = [float(one["peak_memory_mb"]) for one in records if one.get("peak_memory_mb") is not None]
     audits = [one.get("memorization") for one in records if one.get("memorization") is not None]
     return Measured(
         classes=len(folder.classes),
@@ -229,7 +228,7 @@ def _measured(folder: RunFolder, estimates: Estimates, cell: Cell) -> Measured:
         generates=(folder.study["strategies"][cell.strategy] or {}).get("synthesize") is not None,
         memorization=None if not audits else "passed" if all(one == "passed" for one in audits) else "issue",
         milliseconds=_latency(folder, cell.strategy),
-        memory_gb=max(memory) * 2**20 / 1e9 if memory else None,
+        memory_gb=_memory(folder, cell.strategy),
     )
 
 
@@ -240,6 +239,15 @@ def _latency(folder: RunFolder, strategy: str) -> float | None:
     if folder.final is not None and folder.final.get("strategy") == strategy and folder.final.get("latency_ms"):
         return float(folder.final["latency_ms"]["p95"])
     return float(max(found)) if found else None
+
+
+def _memory(folder: RunFolder, strategy: str) -> float | None:
+    """Peak memory while predicting, in GB: of the refitted model, else the largest of the strategy's trials."""
+    records = [one.record for one in folder.trials if one.strategy == strategy and one.local_labels == 0]
+    found = [float(one["memory_mb"]) for one in records if one.get("memory_mb")]
+    if folder.final is not None and folder.final.get("strategy") == strategy and folder.final.get("memory_mb"):
+        found = [float(folder.final["memory_mb"])]
+    return max(found) * 2**20 / 1e9 if found else None
 
 
 def _blocking(folder: RunFolder, strategy: str) -> tuple[str, ...]:

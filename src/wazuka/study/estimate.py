@@ -26,7 +26,7 @@ from wazuka.data.manifest import Dataset
 from wazuka.nn import encoders, features
 from wazuka.nn.adaptable import adaptable
 from wazuka.nn.architectures import build_meta
-from wazuka.nn.memory import HEADROOM, Footprint, Room, Trained, Training, footprint, memory_of
+from wazuka.nn.memory import HEADROOM, HEAP_HEADROOM, Footprint, Room, Trained, Training, footprint, memory_of
 from wazuka.study.config import Strategy, Study
 from wazuka.study.context import Settings
 from wazuka.study.data import StudyData
@@ -53,8 +53,11 @@ def estimate(
     settings: Settings,
     workers: int,
     quiet: bool = False,
+    remote: bool = False,
 ) -> dict[str, float]:
     """Estimate `{seconds, memory_mb, disk_mb, trials}` of what is still to be done, say it, and check the disk.
+
+    With `remote` trainings run on other machines, whose memory is not this one's: it is not compared with.
 
     Raises:
         OutOfSpace: If less is free than the run needs.
@@ -106,13 +109,12 @@ def estimate(
         if method.images_trained is None:
             seconds += PROBE_SECONDS / workers
             continue
-        images = method.images_trained(strategy.adapt.config, step.args["labels"])
+        labels = step.args["labels"] + step.args["local_labels"]
+        images = method.images_trained(strategy.adapt.config, labels)
         seconds += FORWARD_PASSES_PER_TRAINING_STEP * images * each / workers
         disk += 4 * _parameters(encoder) / 2**20
         config, classes = strategy.adapt.config, len(data.classes)
-        training = training_of(
-            strategy.adapt.name, config, device=settings.device, labels=step.args["labels"], classes=classes
-        )
+        training = training_of(strategy.adapt.name, config, device=settings.device, labels=labels, classes=classes)
         needs = _footprint(encoder, training, strategy.image.size)
         if needs is None:
             continue
@@ -131,7 +133,7 @@ def estimate(
             f"Estimate: {len(todo)} trials, about {_duration(seconds)}, {found['memory_mb'] / 1024:.1f} GB memory,"
             f" {_megabytes(disk)} disk."
         )
-    if not quiet:
+    if not quiet and not remote:
         room = memory_of(settings.device)
         for name, needs in trainings.items():
             strategy = study.strategy(name)
@@ -234,14 +236,15 @@ def memory_line(
     Raises:
         ConfigError: If not even one image at a time fits into all of the memory.
     """
-    free, total = (one * (1 - HEADROOM) / workers for one in (room.free, room.total))
-    if not device.startswith("cuda"):
+    gpu = device.startswith("cuda")
+    free, total = (one * (1 - (HEADROOM if gpu else HEAP_HEADROOM)) / workers for one in (room.free, room.total))
+    if not gpu:
         total -= BASE_MEMORY_MB * 2**20
     if needs.estimate().total <= free:
         return None
     enough = needs.most_images(int(total)) >= 1
     ways = _what_fits(strategy, encoder, needs, int(free if enough else total), device=device)
-    where = "this GPU" if device.startswith("cuda") else "this machine"
+    where = "this GPU" if gpu else "this machine"
     shared = f" for each of {workers} processes" if workers > 1 else ""
     hint = f"What would fit: {', '.join(ways)}." if ways else "Nothing smaller would fit; take a smaller backbone."
     if enough:
@@ -251,7 +254,7 @@ def memory_line(
         )
     raise ConfigError(
         f"`{strategy.name}` needs about {_gigabytes(needs.estimate(1).total)} of memory for one image at a time, {where} has"
-        f" {_gigabytes(total)}{shared}. {hint}"
+        f" {_gigabytes(max(0.0, total))} for it{shared}. {hint}"
     )
 
 

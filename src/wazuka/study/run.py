@@ -183,7 +183,7 @@ def run_study(
         write_text(run / "study.yaml", yaml.safe_dump(to_mapping(study), sort_keys=False, allow_unicode=True))
         write_table(run / "splits.parquet", split_table)
         write_table(run / "attributes.parquet", study_data.attributes(data))
-        cost = estimate(study, data, plan, run=run, settings=settings, workers=workers)
+        cost = estimate(study, data, plan, run=run, settings=settings, workers=workers, remote=scheduler is not None)
         if (run / "plan.json").is_file():  # the first estimate stands in the report, not that of a resumed rest
             cost = read_json(run / "plan.json").get("estimate", cost)
         if not (run / "data.json").is_file():

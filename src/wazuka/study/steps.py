@@ -128,7 +128,7 @@ def _record(context: Context, step: Step, settings: Settings, outcome: Any, *, s
         "device": settings.device,
         "threads": settings.threads,
         "seconds": round(own.get("seconds", seconds), 3),
-        "peak_memory_mb": round(peak, 1),
+        "peak_memory_mb": round(max(peak, own.get("peak_memory_mb", 0.0)), 1),
     }
 
 

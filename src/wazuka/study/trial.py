@@ -16,7 +16,7 @@ from wazuka.data.pixels import to_picture
 from wazuka.data.views import Images
 from wazuka.evaluate import intervals, predictions
 from wazuka.nn import predictors
-from wazuka.nn.measure import measure
+from wazuka.nn.measure import measure, peak_of_process
 from wazuka.study.context import Context, Settings, encoder_seen, features_of, pixels_of
 from wazuka.study.data import join_seen, rows_hash, seen_table
 from wazuka.study.fitted import load_fitted, point_to_encoder, save_fitted
@@ -63,13 +63,13 @@ def run_trial(context: Context, step: Step, settings: Settings, folder: Path) ->
     write_table(folder / "seen.parquet", join_seen(*seen, *encoder_seen(context, args["encoder"])))
     write_table(folder / "results.parquet", score(context, step, table, kept["threshold"], agreement(rows.test)))
     worst = keep_worst(context, rows.test, table, probabilities, args, settings, folder)
-    speed = {}
-    if context.study.gates.max_ms is not None and args["repeat"] == 0:
-        speed = {
-            "latency_ms": measure(
-                predictor, _some_images(context, rows.test, args, settings), device=settings.device
-            ).latency_ms
-        }
+    speed: dict[str, Any] = {}
+    gates = context.study.gates
+    if (gates.max_ms is not None or gates.max_memory_gb is not None) and args["repeat"] == 0:
+        before = peak_of_process()  # measuring counts it anew
+        images = _some_images(context, rows.test, args, settings)
+        found = measure(predictor, images, device=settings.device, with_size=False)
+        speed = {"latency_ms": found.latency_ms, "memory_mb": found.memory_mb, "peak_memory_mb": before}
     return {
         **speed,
         "strategy": strategy.name,
