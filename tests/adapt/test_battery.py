@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from wazuka.data.views import Images
 from wazuka.nn import predictors
 from wazuka.nn.features import compute_features
 from wazuka.nn.rows import ArrayImages
-from wazuka.training.roles import Adapter, AdaptTask, Fitted, Runtime
+from wazuka.training.roles import Adapter, AdaptTask, Fitted, Runtime, SyntheticRows, TrainOn
 
 FAST = {"steps": 4, "batch": 8}
 """Settings that make a trained method quick, where it has them."""
@@ -27,6 +27,8 @@ ROWS = np.arange(16) * 2
 """Rows of the file that a task may see; the others are test images."""
 
 methods = pytest.mark.parametrize("name", list(adapt.METHODS))
+mixing_methods = pytest.mark.parametrize("name", [one for one in adapt.METHODS if adapt.METHODS[one].synthetic])
+ways = pytest.mark.parametrize("train_on", [one for one in get_args(TrainOn) if one != "real"])
 
 
 def fast_config(method: Adapter, **more: Any) -> Any:
@@ -50,6 +52,17 @@ def task_for(
     if method.semi_supervised:
         task = dataclasses.replace(task, unlabeled=images.take(np.arange(4, 16)), unlabeled_features=found)
     return task
+
+
+def with_synthetic(method: Adapter, task: AdaptTask, train_on: TrainOn, folder: Path, *, other: int = 99) -> AdaptTask:
+    """Add twelve synthetic images, every second row of a file whose other rows are the noise of a seed."""
+    images, labels = toy_classes(12, seed=7)
+    array = np.repeat(images, 2, axis=0)
+    array[1::2] = noise(12, seed=other)
+    made = as_images(array, folder, rows=np.arange(12) * 2)
+    found = compute_features(made, task.encoder, intensity="rgb8") if method.input == "features" else None
+    rows = SyntheticRows(images=made, labels=labels.astype(np.int64), features=found, train_on=train_on, weight=2.0)
+    return dataclasses.replace(task, synthetic=rows)
 
 
 def run(method: Adapter, tasks: list[AdaptTask], folder: Path) -> list[Fitted]:
@@ -178,3 +191,46 @@ def test_nothing_is_left_in_the_steps_folder_when_it_is_done(name: str, tmp_path
     method, images = adapt.METHODS[name], view(tmp_path)
     run(method, [task_for(method, images)], tmp_path / "step")
     assert [one.name for one in (tmp_path / "step").iterdir() if one.name.startswith("checkpoint")] == []
+
+
+@mixing_methods
+@ways
+def test_synthetic_rows_change_the_result_and_the_same_seed_gives_the_same_bytes(
+    name: str, train_on: TrainOn, tmp_path: Path
+) -> None:
+    method, images = adapt.METHODS[name], view(tmp_path)
+    plain = task_for(method, images)
+    mixed = with_synthetic(method, plain, train_on, tmp_path / "made")
+    found = []
+    for number, task in enumerate((plain, mixed, mixed)):
+        (fitted,) = run(method, [task], tmp_path / str(number))
+        found.append((saved(fitted, tmp_path / f"saved{number}"), fitted.threshold, fitted.notes, fitted.curves))
+        left = [one.name for one in (tmp_path / str(number)).iterdir() if one.name.startswith("checkpoint")]
+        assert left == []
+    assert found[1] == found[2]
+    assert found[0][0]["predictor.safetensors"] != found[1][0]["predictor.safetensors"]
+    assert found[1][2]["train_on"] == train_on and found[1][2]["synthetic_rows"] == 12
+    assert "train_on" not in found[0][2]
+
+
+@mixing_methods
+@ways
+def test_synthetic_images_outside_the_task_are_not_reachable(name: str, train_on: TrainOn, tmp_path: Path) -> None:
+    method, images = adapt.METHODS[name], view(tmp_path)
+    found = []
+    for other in (98, 99):
+        task = with_synthetic(method, task_for(method, images), train_on, tmp_path / f"made{other}", other=other)
+        (fitted,) = run(method, [task], tmp_path / str(other))
+        found.append(saved(fitted, tmp_path / f"saved{other}"))
+    assert found[0] == found[1]
+
+
+@mixing_methods
+def test_synthetic_rows_that_are_not_trained_on_change_nothing(name: str, tmp_path: Path) -> None:
+    method, images = adapt.METHODS[name], view(tmp_path)
+    plain = task_for(method, images)
+    found = []
+    for number, task in enumerate((plain, with_synthetic(method, plain, "real", tmp_path / "made"))):
+        (fitted,) = run(method, [task], tmp_path / str(number))
+        found.append((saved(fitted, tmp_path / f"saved{number}"), fitted.threshold))
+    assert found[0] == found[1]

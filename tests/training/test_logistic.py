@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from scipy.special import expit, logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -358,3 +360,127 @@ def test_a_start_too_far_for_newton_steps_still_ends_at_the_optimum(monkeypatch:
     (descended,) = solve([problem], [100.0])
     assert descended.converged[0]
     np.testing.assert_allclose(descended.predict(features), usual.predict(features), atol=1e-6)
+
+
+def with_offsets(classes: int, *, size: float, n: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    features, labels = draw(n, 12, classes, seed=seed, gap=0.4)
+    lines = 1 if classes == 2 else classes
+    return features, labels, size * np.random.default_rng(seed).normal(size=(n, lines))
+
+
+def minimize_with_offsets(
+    x: np.ndarray, labels: np.ndarray, weights: np.ndarray, offsets: np.ndarray, penalty: float
+) -> np.ndarray:
+    """Probabilities of `x` at the optimum by scipy, from the objective as it is written."""
+    classes, (n, dim) = int(labels.max()) + 1, x.shape
+    lines = offsets.shape[1]
+    targets = np.eye(classes)[labels]
+
+    def logits_of(flat: np.ndarray) -> np.ndarray:
+        w = flat.reshape(lines, dim + 1)
+        logits = x @ w[:, :dim].T + w[:, dim] + offsets
+        return np.hstack([np.zeros((n, 1)), logits]) if classes == 2 else logits
+
+    def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        w, logits = flat.reshape(lines, dim + 1), logits_of(flat)
+        loss = weights @ (logsumexp(logits, axis=1) - (targets * logits).sum(1))
+        residual = (weights[:, None] * (softmax(logits, axis=1) - targets))[:, -lines:]
+        slope = np.hstack([penalty * residual.T @ x + w[:, :dim], penalty * residual.sum(0)[:, None]])
+        return penalty * loss + 0.5 * (w[:, :dim] ** 2).sum(), slope.ravel()
+
+    start = np.zeros(lines * (dim + 1))
+    best = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": 20_000, "gtol": 1e-11, "ftol": 0})
+    return softmax(logits_of(best.x), axis=1)
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_offsets_give_the_optimum_of_the_objective_as_it_is_written(classes: int, size: float) -> None:
+    features, labels, offsets = with_offsets(classes, size=size)
+    weights = np.random.default_rng(1).uniform(0.2, 2, len(labels))
+    problem = Problem(features=features, labels=labels, n_classes=classes, weights=weights, offsets=offsets)
+    (solution,) = solve([problem], [0.01, 1.0])
+    assert solution.converged.all() and (solution.gradient_norm < 1e-5).all()
+    x = StandardScaler().fit_transform(features.astype(np.float64))
+    found = solution.predict(features, offsets=offsets + solution.prior_shift)  # the optimum's own intercepts
+    for place, penalty in enumerate((0.01, 1.0)):
+        want = minimize_with_offsets(x, labels, weights, offsets, penalty)
+        np.testing.assert_allclose(found[place], want, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_offsets_of_zero_change_no_bit(classes: int) -> None:
+    features, labels, offsets = with_offsets(classes, size=0.0)
+    problem = Problem(features=features, labels=labels, n_classes=classes)
+    plain, zero = (solve([one], [1.0, 0.01, 10.0])[0] for one in (problem, replace(problem, offsets=offsets)))
+    for name in ("coef", "intercept", "objective", "gap", "iterations", "prior_shift", "mean", "scale"):
+        np.testing.assert_array_equal(getattr(zero, name), getattr(plain, name), err_msg=name)
+    np.testing.assert_array_equal(zero.predict(features, offsets=offsets), plain.predict(features))
+    np.testing.assert_allclose(zero.gradient_norm, plain.gradient_norm, rtol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_offsets_that_fit_every_row_leave_nothing_to_do(classes: int) -> None:
+    features, labels, _ = with_offsets(classes, size=0.0)
+    sure = 60.0 * (np.eye(classes)[labels] - 0.5)
+    offsets = sure[:, 1:] if classes == 2 else sure
+    (solution,) = solve([Problem(features=features, labels=labels, n_classes=classes, offsets=offsets)], [0.01, 10.0])
+    assert solution.converged.all() and (solution.iterations < 5).all()
+    assert np.abs(solution.coef).max() < 1e-6
+
+
+def test_a_solution_as_offsets_is_the_center_of_a_prior() -> None:
+    """At the optimum of  C * loss + 0.5 * |U - V|^2  the sum U is V minus C times the gradient of the loss at U."""
+    features, labels = draw(60, 12, 3, gap=0.4)
+    problem = Problem(features=features, labels=labels, n_classes=3)
+    (first,) = solve([problem], [0.1])
+    offsets = first.slopes(features)[0].T
+    (second,) = solve([replace(problem, offsets=offsets)], [0.1])
+    found = second.predict(features, offsets=offsets)[0]
+    picked = np.arange(60), labels
+    assert -np.log(found[picked]).mean() < -np.log(first.predict(features)[0][picked]).mean()
+    total = first.coef[0] + second.coef[0]
+    x = (features.astype(np.float64) - first.mean) / first.scale
+    residual = softmax(x @ total.T + second.intercept[0], axis=1) - np.eye(3)[labels]
+    np.testing.assert_allclose(second.coef[0], -0.1 * residual.T @ x, atol=1e-6)
+
+
+def test_rows_are_standardized_on_the_rows_that_are_named() -> None:
+    features, labels = draw(80, 10, 3)
+    named = np.arange(10, 50)
+    (solution,) = solve(
+        [Problem(features=features, labels=labels, n_classes=3, rows=np.arange(70), standardize_on=named)], [0.3]
+    )
+    scaler = StandardScaler().fit(features[named].astype(np.float64))
+    x = scaler.transform(features.astype(np.float64))
+    np.testing.assert_allclose(solution.mean, scaler.mean_, rtol=1e-9, atol=1e-9)
+    model = LogisticRegression(C=0.3, solver="newton-cholesky", tol=1e-12).fit(x[:70], labels[:70])
+    np.testing.assert_allclose(solution.predict(features)[0], model.predict_proba(x), atol=1e-6)
+    features[75, 1], features[65, 2] = np.nan, np.inf
+    parts: dict[str, Any] = {"features": features, "labels": labels, "n_classes": 3}
+    for rows, on, bad in ((np.arange(70), named, 65), (np.arange(60), np.arange(40, 80), 65), (named, [75, 76], 75)):
+        with pytest.raises(DataError, match=f"Row {bad} of the features holds NaN or Inf"):
+            solve([Problem(**parts, rows=rows, standardize_on=np.asarray(on))], [0.3])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_probabilities_follow_the_prior_that_is_named(classes: int) -> None:
+    features, labels = draw(90, 6, classes)
+    prior = np.arange(1.0, classes + 1)
+    problem = Problem(features=features, labels=labels, n_classes=classes, prior=prior, penalties=(1e-12,))
+    (solution,) = solve([problem], ())
+    np.testing.assert_allclose(solution.predict(features)[0][0], prior / prior.sum(), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"offsets": np.zeros((12, 1))}, r"`offsets` have shape \(12, 1\); give \(12, 3\)"),
+        ({"offsets": np.zeros((5, 3))}, r"`offsets` has 5 rows but `features` has 12; give one per row"),
+        ({"offsets": np.full((12, 3), np.nan)}, r"`offsets` hold NaN or Inf; give finite logits"),
+        ({"prior": np.array([0.5, 0.5, 0.0])}, r"`prior` is \[0\.5, 0\.5, 0\.0\]; give 3 shares above 0"),
+    ],
+)
+def test_offsets_and_priors_that_do_not_fit_are_refused(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        solve([Problem(features=FEATURES, labels=LABELS, n_classes=3, **changes)], [1.0])

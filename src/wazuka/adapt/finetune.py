@@ -3,6 +3,7 @@
 The usual recipe, the baseline that other ways of using few labels have to beat: cross-entropy, AdamW, warm-up and cosine,
 light augmentation on the device, a backbone rate below the head's (from pretrained weights), early stopping on the part
 of the budget set aside for it. Where the budget allows no such part the number of steps is fixed, and the record says so.
+With synthetic rows (`train_on`) the steps stay those of the real rows, and so do validation and threshold.
 Study file: `adapt: {method: finetune, steps: 300}`; `weights: none` trains from scratch.
 """
 
@@ -20,8 +21,8 @@ from torch.nn import functional
 from wazuka.core.hashing import derive_seed
 from wazuka.nn.network import Classifier
 from wazuka.nn.predictors import LinearHead, Network
-from wazuka.training import batches
-from wazuka.training.loop import LoopSettings, Precision, train
+from wazuka.training import batches, mixing
+from wazuka.training.loop import LoopSettings, Precision, StepLoss
 from wazuka.training.optim import OptimizerName, Schedule
 from wazuka.training.roles import Adapter, AdaptTask, Fitted, Runtime
 
@@ -91,40 +92,47 @@ def fit(tasks: Sequence[AdaptTask], *, config: Config, runtime: Runtime) -> list
 def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
     encoder, device, classes = task.encoder, runtime.device, len(task.classes)
     seed = derive_seed(task.seed, "finetune", config.seed)
-    data = batches.open_images(task, task.labeled.images, device=device)
+    data = batches.open_images(task, mixing.pooled_images(task), device=device)
     train_rows, val_rows = batches.inner_rows(task)
-    targets = torch.from_numpy(batches.class_targets(task.labeled, classes)).to(device)
-    drawing = batches.draw_rows(
+    labels, targets = (torch.from_numpy(one).to(device) for one in mixing.pooled_labels(task))
+    settings = _settings(config, len(train_rows), from_scratch=not encoder.pretrained, validated=len(val_rows) > 0)
+    phases = mixing.plan_phases(
         task,
         train_rows,
         config.batch,
+        steps=settings.steps,
         seed=derive_seed(seed, "order"),
         balance_classes=config.sampling == "balanced",
         weigh_classes=config.class_weights == "balanced",
     )
-    class_weights = torch.from_numpy(drawing.weights.astype(np.float32)).to(device)
+    shift = phases[-1].shift
     network = Classifier(encoder.build(), encoder.feature_dim, classes)
     if config.train == "head":
         network.backbone = _Frozen(network.backbone, data.outputs(network.backbone.to(device), train_rows))
-    settings = _settings(config, len(train_rows), from_scratch=not encoder.pretrained, validated=len(val_rows) > 0)
-    labels = torch.from_numpy(task.labeled.labels).to(device)
 
-    def step_loss(model: nn.Module, step: int, generator: torch.Generator) -> torch.Tensor:
-        rows = train_rows[drawing.sampler(step)]
-        index = torch.from_numpy(rows).to(device)
-        logits = model(data.inputs(rows, config.augment, generator=generator))
-        each = functional.cross_entropy(
-            logits, targets[index], reduction="none", label_smoothing=config.label_smoothing
-        )
-        return (each * class_weights[labels[index]]).mean()
+    def loss_of(phase: mixing.Phase) -> StepLoss:
+        class_weights = torch.from_numpy(phase.weights.astype(np.float32)).to(device)
+
+        def step_loss(model: nn.Module, step: int, generator: torch.Generator) -> torch.Tensor:
+            rows = phase.rows(step)
+            index = torch.from_numpy(rows).to(device)
+            logits = model(data.inputs(rows, config.augment, generator=generator))
+            each = functional.cross_entropy(
+                logits, targets[index], reduction="none", label_smoothing=config.label_smoothing
+            )
+            return (each * class_weights[labels[index]]).mean()
+
+        return step_loss
 
     def validate(model: nn.Module) -> float:
-        return batches.validation_loss(data, model, val_rows, targets, drawing.shift)
+        return batches.validation_loss(data, model, val_rows, targets, shift)
 
     factor = 1.0 if config.train == "head" or not encoder.pretrained else config.head_lr_factor
-    trained = train(
+    trained = mixing.train_phases(
         network,
-        step_loss,
+        network.head,
+        phases,
+        loss_of,
         settings=settings,
         seed=seed,
         device=device,
@@ -133,12 +141,14 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
         validate=validate if len(val_rows) else None,
         say=runtime.say,
     )
-    batches.correct_bias(network.head, drawing.shift)
+    batches.correct_bias(network.head, shift)
     threshold, how = batches.threshold_on(task, data, network, val_rows)
     notes = {"train": config.train} | batches.training_notes(
         settings, trained, batch=config.batch, train_rows=train_rows, val_rows=val_rows
     )
-    notes |= {"threshold": how, "bias_corrected": bool(np.any(drawing.shift)), "remedies": list(task.remedies)}
+    notes |= {"threshold": how, "bias_corrected": bool(np.any(shift)), "remedies": list(task.remedies)} | mixing.notes(
+        task
+    )
     predictor = _predictor(task, network.cpu(), config)
     notes["trained_params"] = predictor.trained_params
     return Fitted(predictor=predictor, threshold=threshold, notes=notes, curves=trained.curves)
@@ -222,6 +232,7 @@ METHOD = Adapter(
     input="pixels",
     remedies=("stain-jitter", "randaugment", "domain-balanced", "test-batchnorm"),
     fit=fit,
+    synthetic=True,
     backbone_kinds=("torch",),
     cites=(
         "Yosinski, Clune, Bengio & Lipson (2014). How transferable are features in deep neural networks? NeurIPS. "

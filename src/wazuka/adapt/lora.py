@@ -33,10 +33,10 @@ from wazuka.nn.batchnorm import with_statistics_of
 from wazuka.nn.lora import Adapted, LoraNetwork, LoraSpec, Targets
 from wazuka.nn.network import Classifier
 from wazuka.nn.prefix import Suffix, prefix_output
-from wazuka.training import batches, seeding
+from wazuka.training import batches, mixing, seeding
 from wazuka.training.batches import TrainingImages
 from wazuka.training.logistic import Problem, solve
-from wazuka.training.loop import LoopSettings, Precision, train
+from wazuka.training.loop import LoopSettings, Precision, StepLoss
 from wazuka.training.optim import OptimizerName, Schedule
 from wazuka.training.roles import Adapter, AdaptTask, Fitted, Runtime
 
@@ -122,15 +122,18 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
     seed = derive_seed(task.seed, "lora", config.seed)
     strength: Strength = config.augment or ("none" if config.blocks else "light")
     train_rows, val_rows = batches.inner_rows(task)
-    drawing = batches.draw_rows(
+    settings = _settings(config, len(train_rows), validated=len(val_rows) > 0)
+    phases = mixing.plan_phases(
         task,
         train_rows,
         config.batch,
+        steps=settings.steps,
         seed=derive_seed(seed, "order"),
         balance_classes=config.sampling == "balanced",
         balance_patients=config.sampling == "balanced",
     )
-    data = batches.open_images(task, task.labeled.images, device=device)
+    shift = phases[-1].shift
+    data = batches.open_images(task, mixing.pooled_images(task), device=device)
     backbone = encoder.build().to(device)
     if "test-batchnorm" in task.remedies:  # prediction replaces the backbone's statistics: train without them too
         parts = np.array_split(train_rows, -(-len(train_rows) // batches.BATCH))
@@ -140,7 +143,7 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
         alpha=config.alpha,
         layers=lora.choose_layers(backbone, config.targets, last=config.blocks, name=encoder.name),
     )
-    plain = data.outputs(backbone, np.arange(len(task.labeled)))
+    plain = data.outputs(backbone, np.arange(len(data.images)))
     with seeding.own_randomness(device):
         torch.manual_seed(derive_seed(seed, "adapters"))
         lora.inject(backbone, spec, dropout=config.dropout)
@@ -149,30 +152,34 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
     fixed = strength == "none" and not {"stain-jitter", "randaugment"} & set(task.remedies)
     stored = None
     if config.blocks is not None and fixed:
-        stored = _store_prefix(data, backbone, config.blocks, rows=len(task.labeled))
+        stored = _store_prefix(data, backbone, config.blocks, rows=len(data.images))
     inner = backbone if stored is None else stored.suffix
     network = Classifier(Adapted(inner, features=plain[torch.from_numpy(train_rows)]), encoder.feature_dim, classes)
     penalty = None
     if config.head == "probe":
-        penalty = _start_at_probe(network.head, task, plain.cpu().numpy(), train_rows, val_rows, drawing.shift)
+        penalty = _start_at_probe(network.head, task, plain.cpu().numpy(), train_rows, val_rows, phases[0].shift)
     rows_data = data if stored is None else stored.data
-    settings = _settings(config, len(train_rows), validated=len(val_rows) > 0)
-    targets = torch.from_numpy(batches.class_targets(task.labeled, classes)).to(device)
+    targets = torch.from_numpy(mixing.pooled_labels(task)[1]).to(device)
 
-    def step_loss(model: nn.Module, step: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-        rows = train_rows[drawing.sampler(step)]
-        for part in np.array_split(rows, min(config.accumulate, len(rows))):
-            logits = model(rows_data.inputs(part, strength, generator=generator))
-            wanted = targets[torch.from_numpy(part).to(device)]
-            loss = functional.cross_entropy(logits, wanted, label_smoothing=config.label_smoothing)
-            yield loss * (len(part) / len(rows))
+    def loss_of(phase: mixing.Phase) -> StepLoss:
+        def step_loss(model: nn.Module, step: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+            rows = phase.rows(step)
+            for part in np.array_split(rows, min(config.accumulate, len(rows))):
+                logits = model(rows_data.inputs(part, strength, generator=generator))
+                wanted = targets[torch.from_numpy(part).to(device)]
+                loss = functional.cross_entropy(logits, wanted, label_smoothing=config.label_smoothing)
+                yield loss * (len(part) / len(rows))
+
+        return step_loss
 
     def validate(model: nn.Module) -> float:
-        return batches.validation_loss(rows_data, model, val_rows, targets, drawing.shift)
+        return batches.validation_loss(rows_data, model, val_rows, targets, shift)
 
-    trained = train(
+    trained = mixing.train_phases(
         network,
-        step_loss,
+        network.head,
+        phases,
+        loss_of,
         settings=settings,
         seed=seed,
         device=device,
@@ -181,14 +188,15 @@ def _fit_one(task: AdaptTask, *, config: Config, runtime: Runtime) -> Fitted:
         validate=validate if len(val_rows) else None,
         say=runtime.say,
     )
-    batches.correct_bias(network.head, drawing.shift)
+    batches.correct_bias(network.head, shift)
     threshold, how = batches.threshold_on(task, rows_data, network, val_rows)
     predictor = _predictor(task, backbone.cpu(), network.cpu(), spec)
     notes = batches.training_notes(settings, trained, batch=config.batch, train_rows=train_rows, val_rows=val_rows)
     notes |= {"adapted_layers": len(spec.layers), "rank": spec.rank, "alpha": spec.alpha}
     notes |= {"augment": strength, "prefix_stored": stored is not None, "remedies": list(task.remedies)}
-    notes |= {"threshold": how, "bias_corrected": bool(np.any(drawing.shift)), "targets": _targets(backbone, config)}
+    notes |= {"threshold": how, "bias_corrected": bool(np.any(shift)), "targets": _targets(backbone, config)}
     notes |= {"head_starts_at": config.head, "head_penalty": penalty, "trained_params": predictor.trained_params}
+    notes |= mixing.notes(task)
     return Fitted(predictor=predictor, threshold=threshold, notes=notes, curves=trained.curves)
 
 
@@ -270,24 +278,31 @@ def _start_at_probe(
     """Put the optimum of penalized logistic regression on the training rows into the head; return its penalty C.
 
     The penalty is the one with the lowest loss on the validation rows, or the default where there are none. `shift` is
-    added to the bias: drawing classes more often raises their logits, and is taken out again at the end.
+    added to the bias: drawing classes more often raises their logits, and is taken out again at the end. Training rows
+    are those of the first phase: synthetic rows alone where these come first.
     """
     shares = batches.class_targets(task.labeled, len(task.classes)).astype(np.float64)
     soft = task.labeled.soft_labels is not None
-    problem = Problem(
-        features=features,
-        labels=None if soft else task.labeled.labels,
-        soft_labels=shares if soft else None,
-        n_classes=len(task.classes),
-        rows=train_rows,
-        penalties=PENALTIES if len(val_rows) else (DEFAULT_PENALTY,),
-    )
+    penalties, synthetic = PENALTIES if len(val_rows) else (DEFAULT_PENALTY,), mixing.synthetic_rows(task)
+    if synthetic is not None:
+        on: Literal["synthetic", "real+synthetic"]
+        on = "real+synthetic" if synthetic.train_on == "real+synthetic" else "synthetic"
+        problem = mixing.Pooled.of(synthetic, features, shares).problem(train_rows, on=on, penalties=penalties)
+    else:
+        problem = Problem(
+            features=features,
+            labels=None if soft else task.labeled.labels,
+            soft_labels=shares if soft else None,
+            n_classes=len(task.classes),
+            rows=train_rows,
+            penalties=penalties,
+        )
     (solution,) = solve([problem], ())
     best = 0
     if len(val_rows):
         likely = np.log(np.maximum(solution.predict(features[val_rows]), np.finfo(np.float64).tiny))
         best = int(np.argmin(-(likely * shares[val_rows]).sum(2).mean(1)))
-    coef, intercept = solution.coef[best], solution.intercept[best]
+    coef, intercept = solution.coef[best], solution.intercept[best] - solution.prior_shift
     if len(coef) == 1:  # two classes: one logit, of the second
         coef, intercept = np.stack([np.zeros_like(coef[0]), coef[0]]), np.array([0.0, intercept[0]])
     with torch.no_grad():
@@ -331,6 +346,7 @@ METHOD = Adapter(
     code_version=1,
     input="pixels",
     fit=fit,
+    synthetic=True,
     backbone_kinds=("torch",),
     remedies=("stain-jitter", "randaugment", "domain-balanced", "test-batchnorm"),
     cites=(

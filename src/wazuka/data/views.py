@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from wazuka.core.errors import DataError
+
 
 @dataclass(frozen=True)
 class Images:
@@ -43,6 +45,11 @@ class Images:
         """(height, width, channels) of one image."""
         return tuple(self.pixels.shape[1:])
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the pixels, uint8 or int16."""
+        return self.pixels.dtype
+
     def batch(self, positions: np.ndarray) -> np.ndarray:
         """Copy the images at `positions` (0..n-1 within this view): (len(positions), height, width, channels)."""
         return self.pixels[self.rows[positions]]
@@ -50,6 +57,47 @@ class Images:
     def take(self, positions: np.ndarray) -> Images:
         """Return a view of some of this view's images."""
         return Images(self.source, self.rows[positions])
+
+
+@dataclass(frozen=True)
+class JoinedImages:
+    """Two views as one: positions go on from the first to the second. Neither view's other rows can be reached.
+
+    Attributes:
+        first, second: Views of one image shape and type, of the same file or of two.
+    """
+
+    first: Images
+    second: Images
+
+    def __post_init__(self) -> None:
+        one, other = ((view.shape, view.dtype) for view in (self.first, self.second))
+        if one != other:
+            raise DataError(
+                f"Images of {self.second.source} are {other[0]} {other[1]}; give {one[0]} {one[1]}, as there are in {self.first.source}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        return self.first.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the pixels."""
+        return self.first.dtype
+
+    def batch(self, positions: np.ndarray) -> np.ndarray:
+        """Copy the images at `positions` (0..n-1 over both views): (len(positions), height, width, channels)."""
+        positions = np.arange(len(self))[positions]
+        late = positions >= len(self.first)
+        found = np.empty((len(positions), *self.shape), self.dtype)
+        found[~late] = self.first.batch(positions[~late])
+        found[late] = self.second.batch(positions[late] - len(self.first))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from wazuka.core.errors import ConfigError
 from wazuka.data.augment import Strength, augment
-from wazuka.data.views import Images, LabeledImages
+from wazuka.data.views import Images, JoinedImages, LabeledImages
 from wazuka.nn.encoders import Encoder
 from wazuka.nn.features import BATCH
 from wazuka.nn.network import Classifier
@@ -49,7 +49,7 @@ class TrainingImages:
         resident: All pixels on the device, where they fit; else they are read step by step.
     """
 
-    images: Images
+    images: Images | JoinedImages
     encoder: Encoder
     intensity: str
     window: str | None
@@ -89,8 +89,8 @@ class TrainingImages:
             return torch.cat([network(self.inputs(part)).float() for part in parts])
 
 
-def open_images(task: AdaptTask, images: Images, *, device: str) -> TrainingImages:
-    """Open a task's labeled or unlabeled images.
+def open_images(task: AdaptTask, images: Images | JoinedImages, *, device: str) -> TrainingImages:
+    """Open a task's labeled or unlabeled images, or its labeled and synthetic ones together.
 
     Pixels move to a GPU where they fit; on a CPU the memory-mapped cache is as near.
 
@@ -99,7 +99,7 @@ def open_images(task: AdaptTask, images: Images, *, device: str) -> TrainingImag
     """
     if "stain-jitter" in task.remedies and task.intensity != "rgb8":
         raise ConfigError(f"`stain-jitter` needs RGB images, these are {task.intensity}; drop it from `remedies`.")
-    size = len(images) * int(np.prod(images.shape)) * images.pixels.itemsize
+    size = len(images) * int(np.prod(images.shape)) * images.dtype.itemsize
     resident = None
     if device.startswith("cuda") and size <= RESIDENT_BYTES:
         resident = torch.from_numpy(images.batch(np.arange(len(images)))).to(device)

@@ -5,7 +5,9 @@ Objective, as scikit-learn's `LogisticRegression`, for each problem and penalty 
     F(W, b) = C * sum_i s_i * loss(y_i, W x_i + b) + 0.5 * |W|^2,      the intercept b unpenalized,
 
 with the softmax loss over all K classes, or, for two classes, one logit for the second. x is standardized on the rows of
-the problem (zero-variance features keep scale 1). With soft labels a row counts as weighted copies, one per class.
+the problem (zero-variance features keep scale 1) or on others that are named. With soft labels a row counts as weighted
+copies, one per class. Offsets o_i are logits that are not fitted: loss(y_i, W x_i + b + o_i). With o_i = V x_i the sum
+V + W minimizes  C * sum_i s_i * loss + 0.5 * |V + W - V|^2: a Gaussian prior around V instead of around zero.
 
 How: the rows go to their principal axes once per problem (through a QR decomposition in the row space where there are
 fewer rows than features), all penalties share this decomposition as preconditioner (`training/logistic_path.py`), and the
@@ -20,7 +22,7 @@ are handed back, after the last correction of b.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,7 +31,7 @@ from torch import Tensor
 
 from wazuka.core.errors import DataError
 from wazuka.training.logistic_axes import Standardized, moments, prior, to_axes
-from wazuka.training.logistic_path import Batch, descend, intercept_shift, log_partition, probabilities
+from wazuka.training.logistic_path import LEAST_LOSS, Batch, descend, intercept_shift, log_partition, probabilities
 from wazuka.training.logistic_refine import refine
 
 Precision = Literal["float64", "float32"]
@@ -55,6 +57,9 @@ class Problem:
         rows: Which rows take part, int64; None: all.
         weights: Weight per row, (N,), not negative; None: 1. Standardization does not use them.
         class_weights: Weight per class, (K,), times the row's; None: 1.
+        offsets: Logits per row that are not fitted, (N, K), for two classes (N, 1), of the second; None: 0.
+        standardize_on: Rows that mean and scale are taken from, int64; None: those that take part.
+        prior: Class shares that predictions should follow, (K,), above 0; None: the unweighted ones of the rows.
         penalties: This problem's own C values instead of the common ones.
     """
 
@@ -65,6 +70,9 @@ class Problem:
     rows: np.ndarray | None = None
     weights: np.ndarray | None = None
     class_weights: np.ndarray | None = None
+    offsets: np.ndarray | None = None
+    standardize_on: np.ndarray | None = None
+    prior: np.ndarray | None = None
     penalties: tuple[float, ...] | None = None
 
 
@@ -76,12 +84,13 @@ class Solution:
         penalties: C, (P,), in the order asked for.
         coef: Weights of the standardized features, (P, K, dim); K is 1 for two classes (the second class's logit).
         intercept: (P, K), the optimum's own; sums to zero over three or more classes.
-        prior_shift: (K,), log of the share of each class in the weighted over that in the unweighted rows (for two
-            classes: of the second over the first). `intercept - prior_shift` undoes the weights' change of the prior.
+        prior_shift: (K,), log of the share of each class in the weighted over that in the unweighted rows, or in the
+            problem's `prior` (for two classes: of the second over the first). `intercept - prior_shift` undoes the
+            weights' change of the prior.
         mean, scale: Standardization, (dim,) each: x = (features - mean) / scale.
         objective: F, (P,).
         gradient_norm: Norm of the whole gradient over that at zero weights, (P,).
-        gap: Upper bound on F - F*, relative to F, (P,).
+        gap: Upper bound on F - F*, relative to F, (P,); with offsets to at least the F of a mean loss of `LEAST_LOSS`.
         iterations: (P,), int64; each costs two products with the rows.
         converged: Whether `gap` is within the tolerance, bool (P,).
     """
@@ -98,11 +107,22 @@ class Solution:
     iterations: np.ndarray
     converged: np.ndarray
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities under the unweighted prior, float64 (P, n, classes), for raw features (n, dim)."""
+    def slopes(self, features: np.ndarray) -> np.ndarray:
+        """What the features add to the logits, without intercepts: float64 (P, K, n), for raw features (n, dim)."""
         x = (np.asarray(features, dtype=np.float64) - self.mean) / self.scale
         flat = self.coef.reshape(-1, self.coef.shape[2]).astype(np.float64)
-        logits = (x @ flat.T).T.reshape(*self.coef.shape[:2], len(x)) + (self.intercept - self.prior_shift)[:, :, None]
+        return (x @ flat.T).T.reshape(*self.coef.shape[:2], len(x))
+
+    def predict(self, features: np.ndarray, *, offsets: np.ndarray | None = None) -> np.ndarray:
+        """Class probabilities under the problem's prior, float64 (P, n, classes), for raw features (n, dim).
+
+        Args:
+            features: (n, dim).
+            offsets: Of these rows, (n, K), where the problem has some.
+        """
+        logits = self.slopes(features) + (self.intercept - self.prior_shift)[:, :, None]
+        if offsets is not None:
+            logits = logits + np.asarray(offsets, dtype=np.float64).T
         if logits.shape[1] == 1:
             second = probabilities(torch.from_numpy(logits)).numpy()
             first = probabilities(torch.from_numpy(-logits)).numpy()
@@ -160,9 +180,10 @@ def _plan(problems: Sequence[Problem], shared: tuple[float, ...], *, device: str
         grid = problem.penalties or shared
         _check(problem, grid)
         n, dim = _count(problem), problem.features.shape[1]
-        shapes.setdefault((_round_up(n), dim, problem.n_classes, len(grid)), []).append(index)
+        shape = (_round_up(n), dim, problem.n_classes, len(grid), problem.offsets is not None)
+        shapes.setdefault(shape, []).append(index)
     batches = []
-    for (n, dim, classes, steps), members in shapes.items():
+    for (n, dim, classes, steps, _), members in shapes.items():
         bytes_each = 8 * (n * (3.5 * dim + 8 * classes) + 3 * min(n, dim) * dim + 4 * steps * classes * dim)
         size = memory_mb * 2**20 / bytes_each
         if device == "cpu":
@@ -190,11 +211,17 @@ def _check(problem: Problem, grid: tuple[float, ...]) -> None:
     if (problem.labels is None) == (problem.soft_labels is None):
         raise DataError("A problem needs either `labels` or `soft_labels`; give exactly one of them.")
     sizes = {"labels": problem.labels, "soft_labels": problem.soft_labels, "weights": problem.weights}
+    sizes["offsets"] = problem.offsets
     for name, value in sizes.items():
         if value is not None and len(value) != rows:
             raise DataError(f"`{name}` has {len(value)} rows but `features` has {rows}; give one per row.")
     if _count(problem) == 0:
         raise DataError("A problem has 0 rows; give at least one row per class.")
+    lines = 1 if classes == 2 else classes
+    if problem.offsets is not None and problem.offsets.shape != (rows, lines):
+        raise DataError(f"`offsets` have shape {problem.offsets.shape}; give ({rows}, {lines}).")
+    if problem.prior is not None and (problem.prior.shape != (classes,) or not (problem.prior > 0).all()):
+        raise DataError(f"`prior` is {problem.prior.tolist()}; give {classes} shares above 0.")
     if not grid or any(not 0 < one < np.inf for one in grid):
         raise DataError(f"`penalties` is {list(grid)}; give one or more finite numbers above 0.")
 
@@ -229,13 +256,18 @@ def _targets(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 def _standardize(problem: Problem, device: str) -> Standardized:
     """Take the problem's rows, their moments and their weighted targets."""
     raw = problem.features if problem.rows is None else problem.features[problem.rows]
-    mean, scale = moments(raw, device)
-    if not bool(torch.isfinite(mean).all() and torch.isfinite(scale).all()):
-        bad = int(np.flatnonzero(~np.isfinite(raw).all(axis=1))[0])
-        row = bad if problem.rows is None else int(problem.rows[bad])
+    apart = problem.standardize_on is not None
+    taken = problem.features[problem.standardize_on] if apart else raw
+    mean, scale = moments(taken, device)
+    finite = bool(torch.isfinite(mean).all() and torch.isfinite(scale).all())
+    if not finite or (apart and not np.isfinite(raw).all()):
+        values, numbers = (taken, problem.standardize_on) if apart and not finite else (raw, problem.rows)
+        bad = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        row = bad if numbers is None else int(numbers[bad])
         raise DataError(f"Row {row} of the features holds NaN or Inf; mend or remove the image that it comes from.")
     weighted, shares = _targets(problem)
-    change = np.log(weighted.sum(0) / weighted.sum()) - np.log(shares.sum(0) / shares.sum())
+    wanted = shares.sum(0) / shares.sum() if problem.prior is None else problem.prior / problem.prior.sum()
+    change = np.log(weighted.sum(0) / weighted.sum()) - np.log(wanted)
     two = problem.n_classes == 2
     picked = weighted[:, 1:] if two else weighted
     return Standardized(
@@ -245,7 +277,18 @@ def _standardize(problem: Problem, device: str) -> Standardized:
         targets=torch.from_numpy(np.ascontiguousarray(picked.T)).to(device),
         weights=torch.from_numpy(weighted.sum(1)).to(device),
         prior_shift=change[1:] - change[:1] if two else change - change.mean(),
+        offsets=_offsets(problem, device),
     )
+
+
+def _offsets(problem: Problem, device: str) -> Tensor | None:
+    """Offsets of the problem's rows, (K, n)."""
+    if problem.offsets is None:
+        return None
+    chosen = problem.offsets if problem.rows is None else problem.offsets[problem.rows]
+    if not np.isfinite(chosen).all():
+        raise DataError("`offsets` hold NaN or Inf; give finite logits.")
+    return torch.from_numpy(np.array(chosen.T, dtype=np.float64, order="C")).to(device)
 
 
 def _solve_batch(
@@ -299,7 +342,7 @@ def _follow(batch: Batch, path: Tensor, *, goal: float, max_iterations: int) -> 
 
 
 def _at(batch: Batch, penalty: Tensor) -> Batch:
-    return Batch(batch.rows, batch.targets, batch.weights, batch.spectrum, batch.ridge, penalty.to(batch.rows.dtype))
+    return replace(batch, penalty=penalty.to(batch.rows.dtype))
 
 
 def _certify(
@@ -311,10 +354,15 @@ def _certify(
     logits = torch.cat([flat @ one.rows(block).T for block in one.blocks()], dim=1).reshape(steps, lines, -1)
     weights, targets = one.weights, one.targets
     logits += intercept[:, :, None]
+    if one.offsets is not None:
+        logits += one.offsets
     shift = intercept_shift(logits, weights.expand(steps, -1), targets.expand(steps, -1, -1))
     intercept, logits = intercept + shift[:, :, 0], logits + shift
     residual = probabilities(logits) * weights - targets  # (P, K, n)
     share = (targets.sum(1) / weights.sum())[:, None]
+    if one.offsets is not None:  # at zero weights, with the best intercepts
+        alone = one.offsets + intercept_shift(one.offsets[None], weights[None], targets[None])[0]
+        share = probabilities(alone[None])[0]
     stacked = torch.cat([residual.reshape(-1, len(weights)), share * weights - targets])
     products = sum(stacked[:, block] @ one.rows(block) for block in one.blocks())
     assert isinstance(products, Tensor)
@@ -323,7 +371,7 @@ def _certify(
     loss = (log_partition(logits) * weights).sum(1) - (logits * targets).sum((1, 2))
     value = path * loss + 0.5 * coef.square().sum((1, 2))
     squared = gradient.square().sum((1, 2))
-    gap = 0.5 * squared / value
+    gap = 0.5 * squared / (value if one.offsets is None else value.maximum(LEAST_LOSS * path * weights.sum()))
     whole = (squared + (path[:, None] * residual.sum(2)).square().sum(1)).sqrt()
     return Solution(
         penalties=path.cpu().numpy(),

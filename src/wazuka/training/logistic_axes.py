@@ -24,6 +24,7 @@ class Standardized:
     targets: Tensor  # (K, n), weight times share of each class; K = 1 for two classes
     weights: Tensor  # (n,)
     prior_shift: np.ndarray  # (K,)
+    offsets: Tensor | None = None  # (K, n)
 
     def blocks(self) -> list[slice]:
         return [slice(start, start + BLOCK) for start in range(0, len(self.raw), BLOCK)]
@@ -65,6 +66,7 @@ def to_axes(standard: list[Standardized], padded_rows: int) -> Axes:
     lines = standard[0].targets.shape[0]
     x = torch.zeros(count, n, dim, dtype=torch.float64, device=device)
     weights = torch.zeros(count, n, dtype=torch.float64, device=device)
+    offsets = None if standard[0].offsets is None else torch.zeros(count, lines, n, dtype=torch.float64, device=device)
     targets = torch.zeros(count, lines, n, dtype=torch.float64, device=device)
     center = torch.zeros(count, dim, dtype=torch.float64, device=device)
     for index, one in enumerate(standard):
@@ -72,6 +74,8 @@ def to_axes(standard: list[Standardized], padded_rows: int) -> Axes:
         for block in one.blocks():
             x[index, block.start : min(block.stop, m)] = one.rows(block)
         weights[index, :m], targets[index, :, :m] = one.weights, one.targets
+        if offsets is not None and one.offsets is not None:
+            offsets[index, :, :m] = one.offsets
         center[index] = one.weights @ x[index, :m] / one.weights.sum()
         x[index, :m] -= center[index]
     rank = min(n, dim)
@@ -95,6 +99,7 @@ def to_axes(standard: list[Standardized], padded_rows: int) -> Axes:
         spectrum=spectrum,
         ridge=ridge,
         penalty=torch.ones(count, dtype=torch.float64, device=device),
+        offsets=offsets,
     )
     return Axes(batch=batch, basis=torch.bmm(span, vectors) if n < dim else vectors, center=center)
 

@@ -30,6 +30,9 @@ REFRESH = 10
 """Iterations after which the class part of the preconditioner is made anew."""
 LEAST_SPREAD = 1e-7
 """Smallest variance of a class probability that the intercept's preconditioner believes: float32 knows no smaller."""
+LEAST_LOSS = 1e-6
+"""Mean loss that a gap is at least measured against where there are offsets: these alone may fit all rows, and a share of
+nothing cannot be reached."""
 INTERCEPT_STEPS = 6
 """Most Newton steps for the intercepts alone."""
 PATIENCE = {torch.float32: 40, torch.float64: 400}
@@ -47,6 +50,7 @@ class Batch:
         spectrum: (B, r), eigenvalues of the weighted Gram matrix of `rows`.
         ridge: (r,), 1, and 0 for the intercept.
         penalty: (B,), C: the weight of the data against the ridge.
+        offsets: (B, K, n), what is added to the logits of each row and not fitted; None: nothing.
     """
 
     rows: Tensor
@@ -55,21 +59,29 @@ class Batch:
     spectrum: Tensor
     ridge: Tensor
     penalty: Tensor
+    offsets: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Batch:
         """Return the same batch in another precision."""
-        return Batch(*(getattr(self, one.name).to(dtype) for one in fields(self)))
+        return replace(self, **{name: value.to(dtype) for name, value in self._tensors().items()})
 
     def take(self, keep: Tensor) -> Batch:
         """Return some of the problems."""
-        picked = {one.name: getattr(self, one.name)[keep] for one in fields(self) if one.name != "ridge"}
-        return replace(self, **picked)
+        return replace(self, **{name: value[keep] for name, value in self._tensors().items() if name != "ridge"})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
 
     def logits(self, coef: Tensor) -> Tensor:
-        """(B, K, r) -> (B, K, n)."""
+        """Logits that weights add to the offsets: (B, K, r) -> (B, K, n)."""
         lines = coef.shape[1]
         padded = torch.nn.functional.pad(coef, (0, 0, 0, padding(lines)))
         return torch.bmm(padded, self.rows.transpose(1, 2))[:, :lines]
+
+    def all_logits(self, coef: Tensor) -> Tensor:
+        """Logits at some weights, offsets included: (B, K, r) -> (B, K, n)."""
+        return self.logits(coef) if self.offsets is None else self.logits(coef) + self.offsets
 
     def gradient(self, coef: Tensor, probs: Tensor) -> Tensor:
         """Gradient of the objective, (B, K, r)."""
@@ -99,10 +111,11 @@ def log_partition(logits: Tensor) -> Tensor:
 
 
 def objective(batch: Batch, coef: Tensor, logits: Tensor) -> Tensor:
-    """C * (weighted sum of log-losses) + 0.5 * |W|^2, (B,)."""
+    """C * (weighted sum of log-losses) + 0.5 * |W|^2, (B,); with offsets at least that of `LEAST_LOSS`."""
     partition = log_partition(logits)
     loss = (batch.weights * partition).sum(1) - (batch.targets * logits).sum((1, 2))
-    return batch.penalty * loss + 0.5 * (batch.ridge * coef * coef).sum((1, 2))
+    value = batch.penalty * loss + 0.5 * (batch.ridge * coef * coef).sum((1, 2))
+    return value if batch.offsets is None else torch.maximum(value, LEAST_LOSS * batch.penalty * batch.weights.sum(1))
 
 
 def class_covariance(probs: Tensor, weights: Tensor) -> Tensor:
@@ -268,7 +281,7 @@ def descend(
 
 def _begin(batch: Batch, coef: Tensor, directions: tuple[Tensor, ...]) -> _State:
     """Set the start: searches along the given directions, then the optimal intercept."""
-    logits = batch.logits(coef)
+    logits = batch.all_logits(coef)
     probs = probabilities(logits)
     for step in directions:
         logits_step = batch.logits(step)

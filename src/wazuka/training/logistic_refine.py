@@ -45,7 +45,7 @@ def refine(
     where = torch.arange(len(coef), device=coef.device)
     passed = torch.zeros(len(coef), dtype=torch.bool, device=coef.device)
     for _ in range(rounds + 1):
-        logits = fine.logits(coef)
+        logits = fine.all_logits(coef)
         shift = intercept_shift(logits, fine.weights, fine.targets)
         coef = torch.cat([coef[:, :, :1] + shift, coef[:, :, 1:]], dim=2)
         logits = logits + shift

@@ -1,7 +1,7 @@
 """The roles: what a technique is given, what it gives back, how it declares itself. Read this before adding one.
 
-A technique is one file with a frozen dataclass `Config` and one object `METHOD` (an `Adapter` or a `Pretrainer`) at its
-end, plus one entry in its package's `METHODS` registry. Techniques never import each other; they meet on disk. Pixels
+A technique is one file with a frozen dataclass `Config` and one object `METHOD` (an `Adapter`, a `Pretrainer` or a
+`Synthesizer`) at its end, plus one entry in its package's `METHODS` registry. Techniques never import each other; they meet on disk. Pixels
 become a network's input through `nn.normalize`, with the task's `intensity` and `window`.
 """
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from wazuka.nn.backbones import Encoder
+    from wazuka.nn.generators import Generator
     from wazuka.nn.predictors import Predictor
 
 
@@ -38,6 +39,30 @@ class Runtime:
     threads: int
     folder: Path
     say: Callable[[str], None] = field(default=lambda line: None)
+
+
+TrainOn = Literal["real", "synthetic", "real+synthetic", "synthetic-then-real"]
+"""What a predictor is trained on; `synthetic-then-real` begins with synthetic images and ends with real ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticRows:
+    """Synthetic images beside a budget, made by a generator that saw rows of the same budget only.
+
+    Attributes:
+        images: Their pixels, m rows; same shape, intensity and transform as the real ones.
+        labels: Class index that each was made for, int64 (m,).
+        features: Their frozen features, (m, dim) float32, for methods with `input="features"`; else None.
+        train_on: What is trained on. "synthetic": real rows then serve standardization and choices (penalty,
+            threshold, stopping) only.
+        weight: Total weight of the synthetic rows relative to that of the real ones (the study's `ratio`).
+    """
+
+    images: Images
+    labels: np.ndarray
+    features: np.ndarray | None
+    train_on: TrainOn
+    weight: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +86,7 @@ class AdaptTask:
         window: Window of Hounsfield units (`core.windows`), for CT.
         remedies: Against domain shift, of those that the method declares: `stain-jitter` and `randaugment` change
             training images, `domain-balanced` draws each domain equally often, `test-batchnorm` is the predictor's.
+        synthetic: Synthetic images to train on, for methods that declare `synthetic`; None: real ones only.
     """
 
     name: str
@@ -76,6 +102,7 @@ class AdaptTask:
     intensity: str = "rgb8"
     window: str | None = None
     remedies: tuple[str, ...] = ()
+    synthetic: SyntheticRows | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +140,7 @@ class Adapter:
         tasks: The tasks it can do.
         backbone_kinds: Encoder kinds it can work with; "onnx" only where the network stays frozen.
         remedies: Remedies for domain shift (study key `remedies`) that it honors.
+        synthetic: Whether it can train on synthetic images (`AdaptTask.synthetic`), in every way of `TrainOn`.
         cites: References as "Authors (year). Title. Venue. Identifier." for `wazuka cite`.
         images_trained: `images_trained(config, labels) -> int`: images that one training passes forward and backward
             through the network, for the estimate of time; None where no network is trained.
@@ -129,11 +157,13 @@ class Adapter:
     tasks: tuple[str, ...] = ("classification",)
     backbone_kinds: tuple[str, ...] = ("torch", "onnx")
     remedies: tuple[str, ...] = ()
+    synthetic: bool = False
     cites: tuple[str, ...] = ()
     images_trained: Callable[[Any, int], int] | None = None
 
     def __call__(self, tasks: Sequence[AdaptTask], *, config: Any, runtime: Runtime) -> list[Fitted]:
         """Run the method and hold it to its side of the seam: one result per task."""
+        assert self.synthetic or all(one.synthetic is None for one in tasks), f"{self.name} ignores synthetic images"
         fitted = self.fit(tasks, config=config, runtime=runtime)
         assert len(fitted) == len(tasks), f"{self.name} returned {len(fitted)} results for {len(tasks)} tasks"
         return fitted
@@ -198,3 +228,95 @@ class Pretrainer:
     backbone_kinds: tuple[str, ...] = ("torch",)
     cites: tuple[str, ...] = ()
     images_trained: Callable[[Any, int], int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """Differential privacy asked of a training (study key `dp`): one image more or less changes little.
+
+    Attributes:
+        epsilon: Budget, above 0.
+        delta: Chance with which the bound may fail, in (0, 1); well below 1 / images.
+    """
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisTask:
+    """All that a synthesizer may see: the images of one budget (or of its generator half), with labels if it needs them.
+
+    Attributes:
+        name: The step's key.
+        images: The images, n rows.
+        labels: Class index per row, int64 (n,); None where the method needs no labels, which are then withheld.
+        patients: Patient code per row, int64 (n,).
+        is_val: Rows that monitors and stopping may compare with and training must leave out, bool (n,); all False where
+            the budget allows no inner split: steps are then fixed.
+        masks: Masks of the same rows, for methods that need them.
+        classes: Class names; labels are indices into them.
+        encoder: Frozen network of the strategy, for feature distances; never trained here.
+        seed: Seed of all randomness.
+        intensity, window: As in `AdaptTask`.
+        privacy: Differential privacy asked for; None: none.
+    """
+
+    name: str
+    images: Images
+    labels: np.ndarray | None
+    patients: np.ndarray
+    is_val: np.ndarray
+    masks: Images | None
+    classes: tuple[str, ...]
+    encoder: Encoder
+    seed: int
+    intensity: str = "rgb8"
+    window: str | None = None
+    privacy: Privacy | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """What a synthesizer gives back; the study saves the generator.
+
+    Attributes:
+        generator: Makes images from labels and seeds (`nn.generators.Generator`).
+        collapsed: Why the training was stopped as useless, one sentence; None where it was not. The generator then is
+            its last good state.
+        notes: Plain values for the record.
+        curves: Name -> list of (step, value).
+        pictures: Name -> PNG file in `runtime.folder`, for the report.
+    """
+
+    generator: Generator
+    collapsed: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesizer:
+    """Declares a technique that turns few images into a generator of more.
+
+    Attributes:
+        fit: `fit(task, *, config, runtime) -> Generated`.
+        needs: What of the images it is handed: "none" (pixels only), "labels" or "masks".
+        presets: Name -> settings, for `wazuka synthesize --preset` (smoke, quick, standard, paper).
+        private: Whether it can train under differential privacy (`SynthesisTask.privacy`).
+        expected_seconds: `expected_seconds(config, images, shape, device) -> float`: of one training on so many images of
+            a shape (height, width, channels), measured on a step or two, for the estimate of time.
+        Others: as in `Adapter`.
+    """
+
+    name: str
+    config: type
+    summary: str
+    code_version: int
+    fit: Callable[..., Generated]
+    needs: Literal["none", "labels", "masks"]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    private: bool = False
+    cites: tuple[str, ...] = ()
+    expected_seconds: Callable[[Any, int, tuple[int, int, int], str], float] | None = None
