@@ -132,6 +132,14 @@ def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def quarantine_listed(listed: pd.DataFrame, gathered: Gathered) -> None:
+    """Quarantine rows for which the importer gave a reason; they count as corrupt. What the check found goes first."""
+    rows = gathered.rows
+    given = listed["reason"].iloc[rows["item"]].reset_index(drop=True)
+    rows["reason"] = rows["reason"].fillna(given)
+    gathered.corrupt |= listed["reason"].notna().to_numpy(dtype=bool)
+
+
 def make_ids(listed: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
     """Id of each row: the table's own, else the path without suffix, then `#frame` and `@y-x` of a patch.
 

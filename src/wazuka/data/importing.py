@@ -80,6 +80,7 @@ def import_dataset(
         answers = track(check_all(jobs, workers=workers), "checking files", len(jobs))
         gathered = assemble.gather(answers, listed, groups)
     _offer_nearest(gathered, listed, root)
+    assemble.quarantine_listed(listed, gathered)
     intensity = assemble.settle_intensity(gathered)
     _check_corrupt(gathered, listed, max_corrupt=options.max_corrupt)
     table, inspection, facts = _assemble(listed, listing, gathered, options=options)
@@ -200,6 +201,8 @@ def _settle_classes(
         return classes, None
     if options.positive is not None:
         return classes, options.positive
+    if listing.positive in classes:
+        return classes, listing.positive
     rarer = min(classes, key=lambda name: (counts[name], -classes.index(name)))
     note = f"positive class: {rarer} (the rarer one, {int(counts[rarer]):,} of {int(counts.sum()):,}; --positive changes it)"
     notes.append(note)

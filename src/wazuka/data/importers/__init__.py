@@ -16,6 +16,7 @@ KINDS = {
     "medmnist": "wazuka.data.importers.medmnist",
     "midog": "wazuka.data.importers.midog",
     "ccmct": "wazuka.data.importers.ccmct",
+    "breast-histopathology": "wazuka.data.importers.breast_histopathology",
     "nnunet": "wazuka.data.importers.nnunet",
     "nifti": "wazuka.data.importers.nifti",
     "dicom": "wazuka.data.importers.dicom",
@@ -28,6 +29,7 @@ KINDS = {
 OUTRANKS = {
     "midog": ("ccmct", "table", "nnunet", "nifti", "dicom", "image-mask", "folder"),
     "ccmct": ("table", "nnunet", "nifti", "dicom", "image-mask", "folder"),
+    "breast-histopathology": ("folder",),
     "table": ("nnunet", "nifti", "dicom", "image-mask", "folder"),
     "nnunet": ("nifti", "image-mask", "folder"),
     "nifti": ("image-mask",),
@@ -36,7 +38,7 @@ OUTRANKS = {
 }
 """Where two kinds recognize one source, the more telling one: annotations of cells over their plain
 images; a table names what a folder only holds; the PNG masks
-beside a DICOM series are no images of their own; `images/` and `masks/` are no classes."""
+beside a DICOM series are no images of their own; `images/` and `masks/` are no classes, nor are patients."""
 
 
 class Importer(Protocol):

@@ -33,7 +33,7 @@ IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 PLACE_COLUMNS = ("patch_y", "patch_x", "patch_px")
 """Where the importer itself places a patch: upper left corner and side in pixels (see `data/annotated.py`)."""
 ROW_COLUMNS = (
-    *("path", "mask", "frame", "label", "patient", "patient_raw", "domain", "prompt", "volume", "id"),
+    *("path", "mask", "frame", "label", "patient", "patient_raw", "domain", "prompt", "volume", "id", "reason"),
     *PLACE_COLUMNS,
 )
 """Columns of `Listing.table` that are not attributes."""
@@ -97,10 +97,12 @@ class Listing:
 
     items: list[Item] = field(default_factory=list)
     rows: pd.DataFrame | None = None
-    """As `table()` gives it; overrides `items`."""
+    """As `table()` gives it; overrides `items`. A `reason` quarantines its row."""
     attribute_sources: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
     """The source's own order of classes; None: sorted by name."""
+    positive: str | None = None
+    """The positive one of two classes, where the source defines it; None: the rarer one."""
     orphan_masks: list[str] = field(default_factory=list)
     """Masks without an image, relative to the source."""
     notes: list[str] = field(default_factory=list)
