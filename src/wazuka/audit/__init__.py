@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -53,8 +53,9 @@ CHECKS: tuple[ModuleType, ...] = (
 
 
 def run_checks(
-    tables: Tables,
+    tables: Any,
     *,
+    checks: Sequence[ModuleType] = CHECKS,
     thresholds: Mapping[str, Mapping[str, float]] | None = None,
     ignore: tuple[str, ...] = (),
     skip: Mapping[str, str] | None = None,
@@ -63,20 +64,21 @@ def run_checks(
     """Run every check.
 
     Args:
-        tables: The dataset.
+        tables: The dataset, `Tables`; for other checks what these are given.
+        checks: The checks; those of a dataset by default.
         thresholds: Code -> the thresholds that replace the check's own.
         ignore: Codes that the user does not want to hear about; their outcome is `ignored`.
         skip: Code -> why it is not run now; their outcome is `skipped`.
         say: Takes the name of each check before it runs.
 
     Returns:
-        One result per check, in the order of `CHECKS`.
+        One result per check, in the order of `checks`.
 
     Raises:
         ConfigError: If a code or threshold is unknown.
     """
     given, skipped = dict(thresholds or {}), dict(skip or {})
-    known = {check.CODE: check for check in CHECKS}
+    known = {check.CODE: check for check in checks}
     for code in (*given, *ignore, *skipped):
         if code not in known:
             raise unknown_name("check", code, sorted(known))
