@@ -6,6 +6,7 @@ all strategies, so that paired comparisons behave as they do on real data.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 import yaml
 from PIL import Image
+
+from tests.report import fake_synthesis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,8 @@ class FakeRun:
     loss: float = 0.0
     """Skill lost out of domain (each-to-each)."""
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Strategy -> keys of its entry in the study file: `remedies`, `image`, `local_labels` (win back what `loss` takes)."""
+    """Strategy -> keys of its entry in the study file: `remedies`, `image`, `local_labels` (win back what `loss` takes),
+    `synthesize` and what belongs to it (then every trial is tested on synthetic images too, see `fake_synthesis`)."""
     backbones: tuple[dict[str, Any], ...] = ()
     """Encoders of the plan beside mobilenetv1-025; the n-th belongs to the n-th strategy."""
     noise: float = 1.0
@@ -104,6 +108,7 @@ def make(folder: Path, fake: FakeRun | None = None) -> Path:
                     plan.append(adapted)
                     results.append(_trial(folder, fake, adapted, test[test["domain"] == target]))
     _common(folder, fake, images, plan)
+    fake_synthesis.write_artifacts(folder, fake, plan)
     pd.concat(results, ignore_index=True).to_parquet(folder / "results.parquet", index=False)
     if fake.final:
         _final(folder, fake)
@@ -184,11 +189,14 @@ def _trial(folder: Path, fake: FakeRun, trial: dict[str, Any], test: pd.DataFram
     here.mkdir(parents=True)
     for column in ("id", "patient", "domain", "test_domain", "parent", "label", "predicted"):
         table[column] = table[column].astype("string")
-    table.to_parquet(here / "predictions.parquet", index=False)
+    made = fake_synthesis.tested(fake, trial, table)
+    (table if made is None else pd.concat([table, made])).to_parquet(here / "predictions.parquet", index=False)
     rows = _scores(fake, trial, table, test)
+    if made is not None:
+        rows = pd.concat([rows, _scores(dataclasses.replace(fake, unanimous=False), trial, made, made)])
     rows.to_parquet(here / "results.parquet", index=False)
     worst = _worst(here, table, probabilities, chosen, test)
-    _write(here / "record.json", _record(fake, trial, threshold, worst))
+    _write(here / "record.json", _record(fake, trial, threshold, worst) | fake_synthesis.facts(fake, trial))
     return rows
 
 

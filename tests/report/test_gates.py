@@ -62,6 +62,13 @@ def test_memorization_concerns_only_strategies_that_make_images() -> None:
     assert state({"memorization": "pass"}, Measured(generates=True)) == "not measured"
     assert state({"memorization": "pass"}, Measured(generates=True, memorization="passed")) == "met"
     assert state({"memorization": "pass"}, Measured(generates=True, memorization="issue")) == "not met"
+    assert state({"memorization": "pass"}, Measured(generates=True, memorization="not applicable")) == "not measured"
+
+
+def test_a_warning_of_memorization_is_met_and_said() -> None:
+    (gate,) = judge_gates({"memorization": "pass"}, Measured(generates=True, memorization="warning"))
+    assert gate.state == "met" and say(gate.detail, lang="en") == "memorization check: warning"
+    assert say(gate.detail, lang="ja") == "丸暗記の検査：警告"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,6 +6,7 @@ ones. What cannot be estimated is None, never a stand-in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,7 @@ from wazuka.evaluate.resampling import interval
 from wazuka.evaluate.weighted_scores import metric as describe
 from wazuka.report.run_folder import RunFolder
 from wazuka.report.shift import Shift, bounds_of, gap_of, measure_shift
+from wazuka.report.synthetic import Synthetic, measure_synthetic
 from wazuka.report.texts import Reason
 from wazuka.report.verdict import Bounds, Larger
 
@@ -128,6 +130,8 @@ class Estimates:
     """The strategy that reaches the target with the fewest labels, and how many; None where none is expected to."""
     shift: Shift
     """Domains, local labels, remedies and label scaling."""
+    synthetic: Synthetic | None
+    """The real/synthetic matrix and what follows from it; None for a study without a generator."""
 
 
 def measure(run: RunFolder) -> Estimates:
@@ -137,7 +141,8 @@ def measure(run: RunFolder) -> Estimates:
         DataError: If trials of one repeat do not share their test images, or a table does not follow its schema.
         ConfigError: If the study's metric is unknown.
     """
-    panel = open_panel(run)
+    trials = read_trials(run)
+    panel = open_panel(run, trials)
     about = describe(run.metric)
     keys = [key for key in panel.keys if key.strategy in run.strategies and key.local_labels == 0]
     keys.sort(key=lambda key: (run.strategies.index(key.strategy), panel.mean_labels(key)))
@@ -158,12 +163,13 @@ def measure(run: RunFolder) -> Estimates:
         domains=tuple(domains),
         soonest=_soonest(needed),
         shift=measure_shift(run, panel),
+        synthetic=measure_synthetic(run, panel, trials),
     )
 
 
-def open_panel(run: RunFolder) -> Panel:
-    """Read the predictions of every finished trial into one panel."""
-    trials = [
+def read_trials(run: RunFolder) -> list[Trial]:
+    """Read the predictions of every finished trial."""
+    return [
         Trial(
             strategy=one.strategy,
             budget=one.budget,
@@ -175,6 +181,10 @@ def open_panel(run: RunFolder) -> Panel:
         )
         for one in run.trials
     ]
+
+
+def open_panel(run: RunFolder, trials: Sequence[Trial]) -> Panel:
+    """Put all trials into one panel."""
     draws = DRAWS if len(trials) <= MANY_TRIALS else SHORT_DRAWS
     seed = derive_seed(int(run.study.get("seed", 0)), "report")
     return Panel(trials, classes=run.classes, positive=run.positive, draws=draws, seed=seed)

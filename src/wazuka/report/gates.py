@@ -29,8 +29,8 @@ class Measured:
         domains: Number of domains tested.
         domain_gap: Best minus worst domain in the study's metric, at least 0.
         subgroup_gap: Largest difference between subgroups of one attribute.
-        generates: Whether the strategy makes images (else there is nothing to memorize with).
-        memorization: Outcome of the memorization check, as in `audit` (`passed`, `issue` ...).
+        generates: Whether the strategy trains on images that it made (else nothing memorized can reach its model).
+        memorization: Outcome of the memorization check, as in `audit` (`passed`, `warning`, `issue`, `not applicable`).
         milliseconds: 95th percentile of the time for one image.
         memory_gb: Peak memory, 10^9 bytes.
     """
@@ -79,8 +79,11 @@ def _memorization(measured: Measured) -> Gate:
         return Gate("memorization", "not applicable", Reason("gate.no images made"), title)
     if measured.memorization is None:
         return Gate("memorization", "not measured", Reason("gate.no memorization check"), title)
-    state: GateState = "met" if measured.memorization == "passed" else "not met"
-    return Gate("memorization", state, Reason("gate.memorization", {"outcome": measured.memorization}), title)
+    if measured.memorization == "not applicable":
+        return Gate("memorization", "not measured", Reason("gate.memorization not applicable"), title)
+    state: GateState = "met" if measured.memorization in ("passed", "warning") else "not met"
+    outcome = Reason(f"check.{measured.memorization}")
+    return Gate("memorization", state, Reason("gate.memorization", {"outcome": outcome}), title)
 
 
 def _bounded(name: str, title: Reason, value: Bounds | None, *, upward: bool, asked: float, why: str) -> Gate:

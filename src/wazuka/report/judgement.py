@@ -14,11 +14,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from wazuka.report.audits import generator_seconds, memorization
 from wazuka.report.costs import Cost, Prices, Work, is_cheaper, make_ledger
 from wazuka.report.estimates import Cell, Estimates, measure
 from wazuka.report.gates import AFTER_THE_TRIALS, Measured, judge_gates
 from wazuka.report.next_stage import Judged, Needed, NextStage, propose
 from wazuka.report.run_folder import RunFolder, read_run, total_seconds
+from wazuka.report.synthetic import recipe_of
 from wazuka.report.texts import Reason, say
 from wazuka.report.verdict import Decision, Evidence, Gate, decide
 
@@ -195,15 +197,15 @@ def _work(folder: RunFolder, cell: Cell) -> Work:
 
 
 def _seconds(folder: RunFolder, record: dict[str, Any]) -> float | None:
-    """Time of a trial and of its inputs; a batched solve counts with its share per problem."""
+    """Time of a trial and of its inputs; a batched solve counts with its share per problem, a generator whole."""
     own = total_seconds(record)
     if own is None:
         return None
     for name in record.get("inputs", []):
         step = folder.steps.get(str(name))
-        if step is not None:
+        if step is not None and step.get("step") != "synthetic":
             own += (total_seconds(step) or 0.0) / max(int(step.get("problems") or 1), 1)
-    return own
+    return own + sum(total_seconds(step) or 0.0 for step in generator_seconds(folder, record))
 
 
 def prevalence(folder: RunFolder) -> float | None:
@@ -217,16 +219,14 @@ def prevalence(folder: RunFolder) -> float | None:
 
 def _measured(folder: RunFolder, estimates: Estimates, cell: Cell) -> Measured:
     """What the gates look at."""
-    records = [one.record for one in folder.trials_of(cell.strategy, cell.budget)]
-    audits = [one.get("memorization") for one in records if one.get("memorization") is not None]
     return Measured(
         classes=len(folder.classes),
         sensitivity=cell.sensitivity,
         domains=len(estimates.domains),
         domain_gap=cell.domain_gap,
         subgroup_gap=cell.subgroup_gap,
-        generates=(folder.study["strategies"][cell.strategy] or {}).get("synthesize") is not None,
-        memorization=None if not audits else "passed" if all(one == "passed" for one in audits) else "issue",
+        generates=recipe_of(folder.study["strategies"][cell.strategy] or {}).train_on != "real",
+        memorization=memorization(folder, cell.strategy, cell.budget),
         milliseconds=_latency(folder, cell.strategy),
         memory_gb=_memory(folder, cell.strategy),
     )

@@ -11,6 +11,7 @@ from wazuka.report.costs import Cost
 from wazuka.report.estimates import Count
 from wazuka.report.judgement import Judgement, Row, headline
 from wazuka.report.shift_outputs import domains_json, label_scaling_json
+from wazuka.report.synthetic_outputs import summary_lines, synthetic_json
 from wazuka.report.texts import Language
 from wazuka.report.verdict import Bounds, Gate
 from wazuka.report.words import DASH, Words, minus
@@ -57,6 +58,7 @@ def to_json(judgement: Judgement) -> dict[str, Any]:
         "strategies": [_row(row, judgement, words) for row in judgement.rows],
         "label_scaling": label_scaling_json(judgement.estimates.shift),
         "domains": domains_json(judgement.estimates.shift),
+        "synthetic": synthetic_json(judgement, words),
         "licenses": licenses.to_json(run),
         "checks": run.data.get("checks") or [],
         "not_measured": sections.missing(judgement, words),
@@ -180,6 +182,9 @@ def summary(judgement: Judgement, *, lang: Language = "en") -> str:
             verdict,
         ]
         lines.append("| " + " | ".join(_plain(one).replace("|", "\\|") for one in cells) + " |")
+    synthetic = summary_lines(judgement, words)
+    if synthetic:
+        lines += ["", f"**{words('synthetic.title')}**", "", *(f"- {_plain(one)}" for one in synthetic)]
     lines += ["", f"**{words('next.title')}**", ""]
     lines += [f"- {_plain(words.say(one))}" for one in judgement.next_stage.reasons]
     missing = sections.missing(judgement, words)

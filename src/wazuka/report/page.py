@@ -10,7 +10,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from wazuka import __version__
-from wazuka.report import licenses, sections, shift_section, tables
+from wazuka.report import audit_section, licenses, sections, shift_section, synthetic_section, tables
 from wazuka.report.answer import make_answer
 from wazuka.report.figures import styles
 from wazuka.report.judgement import Judgement
@@ -23,6 +23,7 @@ ANCHORS = (
     ("table", "table.title"),
     ("errors", "errors.title"),
     ("domains", "domains.title"),
+    ("synthetic", "synthetic.title"),
     ("data", "data.title"),
     ("checks", "checks.title"),
     ("gates", "gates.title"),
@@ -38,12 +39,13 @@ METHODS = ("estimate", "comparison", "verdict", "cheaper", "threshold")
 def render_report(judgement: Judgement, *, lang: Language) -> str:
     """Return the whole page of one run as HTML that loads nothing from anywhere."""
     run, words = judgement.run, Words(lang)
+    synthetic = synthetic_section.synthetic(judgement, words)
     looks = styles(run.strategies, run.baseline)
     context = {
         "title": words("page.title", {"name": str(run.study.get("name", run.path.name))}),
         "other_lang": _other(lang),
         "other_page": PAGES[_other(lang)],
-        "contents": [(anchor, words(key)) for anchor, key in ANCHORS],
+        "contents": [(anchor, words(key)) for anchor, key in ANCHORS if anchor != "synthetic" or synthetic is not None],
         "answer": make_answer(judgement, words),
         "curve": sections.curve(judgement, words, looks),
         "difference": sections.difference(judgement, words, looks),
@@ -57,6 +59,8 @@ def render_report(judgement: Judgement, *, lang: Language) -> str:
         "local": shift_section.local(judgement, words, looks),
         "remedies": shift_section.remedies(judgement, words),
         "agreement": tables.agreement(judgement, words),
+        "synthetic": synthetic,
+        "audits": audit_section.audits(judgement, words),
         "data": sections.data(judgement, words),
         "checks": sections.checks(judgement, words),
         "leakage": sections.leakage(judgement, words),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from wazuka.report import figures
+from wazuka.report.audits import failed_steps
 from wazuka.report.judgement import Judgement, Row
 from wazuka.report.licenses import local_name
 from wazuka.report.run_folder import RunFolder, Trial
@@ -236,12 +237,34 @@ def missing(judgement: Judgement, words: Words) -> list[dict[str, str]]:
     rows = [{"what": str(one["what"]), "why": str(one["why"])} for one in run.plan.get("not_measured", [])]
     rows += [{"what": _trial_name(one, words), "why": str(one.get("reason", ""))} for one in run.failures]
     rows += [{"what": _trial_name(one, words), "why": words("missing.unfinished")} for one in run.unfinished]
+    rows += [{"what": what, "why": why} for what, why in failed_steps(run)]
+    rows += _untested(run, words)
     undefined = undefined_scores(run)
     for name, count in undefined.items():
         what = words("missing.undefined", {"metric": words.metric(name), "count": count})
         rows.append({"what": what, "why": words("missing.one class")})
     if not run.data.get("leakage"):
         rows.append({"what": words("leakage.title"), "why": words("leakage.none")})
+    return rows
+
+
+def _untested(run: RunFolder, words: Words) -> list[dict[str, str]]:
+    """Synthetic tests that a study with a generator lacks: those of single trials, and whole strategies."""
+    if all((one or {}).get("synthesize") is None for one in run.study["strategies"].values()):
+        return []
+    rows, tested = [], set()
+    own = [one for one in run.trials if one.local_labels == 0]
+    for trial in own:
+        why = trial.record.get("synthetic_missing")
+        if why:
+            what = words("missing.synthetic test", {"trial": _trial_name(trial.record, words)})
+            rows.append({"what": what, "why": str(why)})
+        if why or trial.record.get("synthetic_test"):
+            tested.add((trial.strategy, trial.budget))
+    for name, budget in dict.fromkeys((one.strategy, one.budget) for one in own):
+        if (name, budget) not in tested:
+            what = words("missing.no synthetic test", {"strategy": name, "budget": budget})
+            rows.append({"what": what, "why": words("missing.no generator")})
     return rows
 
 

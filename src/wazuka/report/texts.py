@@ -1,5 +1,6 @@
 """Every sentence of the report in English and Japanese; the tables are `texts_en.EN`, `texts_ja.JA`
-and, on domains and label scaling, `texts_shift_en` and `texts_shift_ja`.
+and, on domains and label scaling, `texts_shift_en` and `texts_shift_ja`, on synthetic images `texts_synthetic_en` and
+`texts_synthetic_ja`.
 
 A sentence that depends on results is a `Reason`: a key and its values, turned into words only when a page is written.
 So `report.json` (English) and both pages say the same thing. Used by `wazuka report RUN --lang en|ja`.
@@ -16,9 +17,11 @@ from wazuka.report.texts_en import EN
 from wazuka.report.texts_ja import JA
 from wazuka.report.texts_shift_en import EN_SHIFT
 from wazuka.report.texts_shift_ja import JA_SHIFT
+from wazuka.report.texts_synthetic_en import EN_SYNTHETIC
+from wazuka.report.texts_synthetic_ja import JA_SYNTHETIC
 
 Language = Literal["en", "ja"]
-TEXTS: dict[str, dict[str, str]] = {"en": EN | EN_SHIFT, "ja": JA | JA_SHIFT}
+TEXTS: dict[str, dict[str, str]] = {"en": EN | EN_SHIFT | EN_SYNTHETIC, "ja": JA | JA_SHIFT | JA_SYNTHETIC}
 """Language -> key -> text with `{name}` or `{name:format}` places."""
 
 
