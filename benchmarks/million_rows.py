@@ -28,7 +28,7 @@ from wazuka.core.records import write_table
 from wazuka.data import manifest
 from wazuka.study.config import resolve_study
 from wazuka.study.data import load_study_data, make_splits
-from wazuka.study.plan import make_plan
+from wazuka.study.planner import make_plan
 
 BUDGETS = ("20", "100", "1000", "10%", "100%")
 BACKBONE = "resnet18"

@@ -86,7 +86,7 @@ def test_paths_in_a_study_file_start_from_its_folder(tmp_path: Path) -> None:
         ({"strategies": strategy(adapt={"method": "finetune", "steps": "3"})}, "Value '3' of"),
         ({"strategies": strategy(pretrain="fg-sl")}, "Unknown pretrain method `fg-sl`"),
         ({"strategies": strategy(synthesize="gan")}, "Unknown synthesize method `gan`"),
-        ({"strategies": strategy(ratio=2)}, "`ratio` belongs to techniques that this version does not have"),
+        ({"strategies": strategy(ratio=2)}, "`ratio` has no effect without a generator"),
         ({"strategies": strategy(weights="imagenet")}, "Unknown weights `imagenet`"),
         ({"strategies": strategy(image={"sise": 3})}, "Unknown key `sise`"),
         ({"baseline": "prob"}, "Unknown strategy `prob` in study.yaml: baseline. Did you mean `probe`?"),

@@ -18,9 +18,10 @@ from wazuka.data import splits
 from wazuka.data.manifest import Dataset
 from wazuka.nn import predictors
 from wazuka.study.context import Settings, open_run, pixels_of
-from wazuka.study.data import LocalLabels, StudyData, split_groups, trial_rows
+from wazuka.study.data import StudyData, split_groups
 from wazuka.study.final import make_final
 from wazuka.study.predict import open_model, predict
+from wazuka.study.rows import LocalLabels, trial_rows
 from wazuka.study.run import run_study
 from wazuka.training import batches
 

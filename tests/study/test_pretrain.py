@@ -18,7 +18,7 @@ from wazuka.nn import predictors
 from wazuka.nn.encoders import load_encoder
 from wazuka.study.context import Settings, open_run, pixels_of
 from wazuka.study.final import make_final
-from wazuka.study.plan import make_plan
+from wazuka.study.planner import make_plan
 from wazuka.study.predict import check_unseen, open_model
 from wazuka.study.run import run_study
 from wazuka.training.roles import Pretrainer
@@ -128,6 +128,7 @@ def test_the_artifact_is_a_backbone_of_another_study(
 
 def test_each_train_domain_has_its_own_pretraining_on_its_own_images(clinic: Dataset) -> None:
     from wazuka.study import data as study_data
+    from wazuka.study import rows as study_rows
 
     test = {"domain": "leave-one-out", "redraw": False}
     study = make_study(clinic, strategies={"toy": TOY}, test=test, budgets=["100%"])
@@ -138,7 +139,7 @@ def test_each_train_domain_has_its_own_pretraining_on_its_own_images(clinic: Dat
     assert {one.args["train_domain"] for one in made} == {f"not:{one}" for one in data.domains}
     for one in made:
         rows = table[(table["repeat"] == one.args["repeat"]) & (table["train_domain"] == one.args["train_domain"])]
-        found = study_data.pretraining_rows(data, rows, train_domain=one.args["train_domain"])
+        found = study_rows.pretraining_rows(data, rows, train_domain=one.args["train_domain"])
         assert len(found) == one.args["images"]
         assert one.args["train_domain"].removeprefix("not:") not in set(found["domain"])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wazuka import adapt
+from wazuka import adapt, synthesize
 from wazuka.core.records import read_json, read_table
 from wazuka.data.manifest import Dataset
 from wazuka.report.build import write_report
@@ -31,6 +31,8 @@ def test_a_recipe_is_a_study_under_its_own_name(name: str, clinic: Dataset) -> N
 def test_every_technique_is_in_a_recipe(clinic: Dataset) -> None:
     used = {one.adapt.name for name in recipes() for one in read(name, clinic).strategies}
     assert used == set(adapt.METHODS)
+    made = {one.synthesis.method.name for name in recipes() for one in read(name, clinic).strategies if one.synthesis}
+    assert made == set(synthesize.METHODS)
 
 
 def test_the_papers_settings_are_in_its_recipe(clinic: Dataset) -> None:

@@ -290,7 +290,7 @@ def test_what_the_data_cannot_carry_is_refused_before_work_starts(
 
 def test_equal_work_is_one_step_however_many_strategies_ask_for_it(clinic: Dataset, tmp_path: Path) -> None:
     from wazuka.study.data import load_study_data, make_splits
-    from wazuka.study.plan import make_plan
+    from wazuka.study.planner import make_plan
 
     study = make_study(clinic, strategies={"a": PROBE, "b": PROBE, "net": NETWORK})
     data = load_study_data(study)

@@ -90,13 +90,13 @@ def check(
     if as_json:
         print(json.dumps(found.checks, indent=1, ensure_ascii=False))
     else:
-        _print_table(found.checks)
+        print_checks(found.checks)
         if found.leakage is not None:
             _print_leakage(found.leakage)
     return 3 if found.has_issue else 0
 
 
-def _print_table(checks: list[dict[str, Any]]) -> None:
+def print_checks(checks: list[dict[str, Any]]) -> None:
     """One record a line; a table on a terminal."""
     if not sys.stdout.isatty():
         for one in checks:

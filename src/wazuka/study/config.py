@@ -16,14 +16,9 @@ from typing import Any, Literal
 from wazuka.core.config import build, read_yaml
 from wazuka.core.errors import ConfigError, unknown_name
 from wazuka.data.manifest import Task
-from wazuka.study.strategies import (
-    Strategy,
-    check_domain_keys,
-    mapping,
-    read_budgets,
-    read_repeats,
-    read_strategy,
-)
+from wazuka.study.reading import mapping, read_budgets, read_repeats
+from wazuka.study.strategies import Strategy, check_domain_keys, read_strategy
+from wazuka.study.synthesis import to_keys
 
 METRICS = (
     "auroc", "average_precision", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "brier", "ece",
@@ -144,10 +139,18 @@ class Study:
 
     @property
     def redraw(self) -> bool:
-        """Whether each repeat has its own test patients (`auto`: unless something is pretrained without labels)."""
+        """Whether each repeat has its own test patients (`auto`: unless something learns from images without labels)."""
         if self.test.redraw != "auto":
             return bool(self.test.redraw)
-        return not any(one.pretrain for one in self.strategies)
+        return not any(one.pretrain or _makes_without_labels(one) for one in self.strategies)
+
+
+def _makes_without_labels(strategy: Strategy) -> bool:
+    """Whether a generator is trained on all images, once, rather than on the labels of each budget."""
+    from wazuka import synthesize
+
+    chosen = strategy.synthesis
+    return chosen is not None and synthesize.METHODS[chosen.method.name].needs == "none"
 
 
 STUDY_KEYS = (
@@ -277,6 +280,7 @@ def to_mapping(study: Study) -> dict[str, Any]:
             method = getattr(one, key)
             if method is not None:
                 entry[key] = {"method": method.name} | _plain(dataclasses.asdict(method.config))
+        entry |= {} if one.synthesis is None else to_keys(one.synthesis)
         entry |= {"image": _plain(dataclasses.asdict(one.image)), "budgets": list(one.budgets), "repeats": one.repeats}
         entry |= {"soft_labels": True} if one.soft_labels else {}
         entry |= {key: list(getattr(one, key)) for key in ("remedies", "local_labels") if getattr(one, key)}

@@ -14,6 +14,7 @@ from wazuka.data.pixels import PixelCache, build_pixels
 from wazuka.data.transform import ImageTransform
 from wazuka.nn import encoders, features
 from wazuka.nn.encoders import Encoder
+from wazuka.study import synthetic_images
 from wazuka.study.config import Study, resolve_study
 from wazuka.study.data import StudyData, load_study_data, split_groups
 from wazuka.study.plan import Plan, step_folder
@@ -71,14 +72,20 @@ def _load_encoder(folder: str) -> Encoder:
 
 
 def pixels_of(context: Context, step_id: str, settings: Settings) -> PixelCache:
-    """The pixel cache of a `pixels` step (built here if it is not there, as on another machine's first use)."""
+    """The pixel cache of a `pixels` step (built here if it is not there, as on another machine's first use), or the images
+    that a finished `synthetic` step left."""
     return _load_pixels(context.run, step_id, settings)
 
 
 @lru_cache(maxsize=16)
 def _load_pixels(run: Path, step_id: str, settings: Settings) -> PixelCache:
     context = open_run(run)
-    args = context.plan.steps[step_id].args
+    step = context.plan.steps[step_id]
+    if step.kind == "synthetic":
+        folder = step_folder(run, step)
+        assert folder is not None
+        return synthetic_images.open_images(folder, key=step.key, like=_load_pixels(run, step.args["pixels"], settings))
+    args = step.args
     dataset = context.data.datasets[args["source"]]
     return build_pixels(dataset, ImageTransform(**args["image"]), cache=Path(settings.cache), workers=settings.workers)
 

@@ -1,9 +1,8 @@
-"""The rows a study works on: one table over its datasets, with what each role may see cut out of it as views."""
+"""The rows a study works on: one table over its datasets (`study/rows.py` cuts out of it what each role may see)."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from wazuka.core.errors import ConfigError, DataError, NotEnoughData
-from wazuka.core.hashing import hash_strings
-from wazuka.data import budgets, splits, votes
+from wazuka.data import splits, votes
 from wazuka.data.manifest import Dataset, Task, fingerprint, load
 from wazuka.study.config import Study
 
@@ -252,138 +250,6 @@ def split_groups(table: pd.DataFrame) -> dict[tuple[int, str], pd.DataFrame]:
         repeat, domain = cast("tuple[int, str]", key)
         found[int(repeat), str(domain)] = rows
     return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRows:
-    """The rows of one trial: what it may learn from and what it is tested on."""
-
-    labeled: pd.DataFrame
-    is_val: np.ndarray
-    inner_split: bool
-    test: pd.DataFrame
-    """Test rows with a label, with the column `test_domain`."""
-    unlabeled: pd.DataFrame
-    """The trial's other training rows (role train, never val or test), of its own train domains."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalLabels:
-    """Labels of a target domain on top of a budget of another domain.
-
-    Attributes:
-        domain: The target, which is then the only one tested.
-        rows: Rows of `splits.parquet` of the repeat with the target as train domain: the first `labels` of their order.
-        labels: How many.
-    """
-
-    domain: str
-    rows: pd.DataFrame
-    labels: int
-
-
-def trial_rows(
-    data: StudyData, rows: pd.DataFrame, *, budget: str, train_domain: str, local: LocalLabels | None = None
-) -> TrialRows:
-    """Cut one trial's rows out of the splits of its repeat and train domain.
-
-    Args:
-        data: The study's rows.
-        rows: Rows of `splits.parquet` of one repeat and train domain.
-        budget: As written in the study.
-        train_domain: `all`, a domain, or `not:` and a domain.
-        local: Labels of a target domain to add.
-    """
-    selection = budgets.select(rows, budgets.parse(budget), labels=data.labels)
-    if local is not None:
-        selection = _with_local(selection, local, data)
-    labeled = data.rows_of(list(selection.ids))
-    test = data.rows_of(rows.loc[rows["role"] == "test", "id"].tolist())
-    test = test[test["label"].notna()].copy()
-    if train_domain == "all":
-        test["test_domain"] = "all"
-    else:
-        test["test_domain"] = test["domain"]
-        if train_domain.startswith("not:"):
-            test = test[test["domain"] == train_domain.removeprefix("not:")]
-        if local is not None:
-            test = test[test["domain"] == local.domain]
-    chosen = set(selection.ids)
-    others = data.rows_of(rows.loc[rows["role"] == "train", "id"].tolist())
-    others = others[~others["id"].isin(chosen)]
-    held = labeled.loc[np.asarray(selection.is_val, bool), "patient"]
-    others = others[~others["patient"].isin(held)]  # a target's patient may be a validation patient of the source
-    if train_domain != "all" and not train_domain.startswith("not:"):
-        others = others[others["domain"] == train_domain]
-    return TrialRows(
-        labeled=labeled,
-        is_val=np.asarray(selection.is_val, bool),
-        inner_split=bool(selection.inner_split),
-        test=test.sort_values("id", kind="stable").reset_index(drop=True),
-        unlabeled=others.reset_index(drop=True),
-    )
-
-
-def _with_local(selection: budgets.Selection, local: LocalLabels, data: StudyData) -> budgets.Selection:
-    """Add a target domain's first labels; of these too some serve early stopping, where the budget has an inner split.
-
-    A patient of both domains stays on the side of the inner split where the source's rows are.
-    """
-    added = budgets.select(local.rows, budgets.parse(local.labels), labels=data.labels)
-    roles = local.rows.set_index("id")["role"]
-    own = (roles.loc[list(added.ids)] == "val").to_numpy(bool)
-    sides = dict(zip(data.rows_of(list(selection.ids))["patient"], np.asarray(selection.is_val, bool), strict=True))
-    patients = data.rows_of(list(added.ids))["patient"]
-    is_val = np.array([sides.get(one, side) for one, side in zip(patients, own, strict=True)], bool)
-    is_val &= selection.inner_split
-    new = [position for position, one in enumerate(added.ids) if one not in set(selection.ids)]
-    return dataclasses.replace(
-        selection,
-        ids=[*selection.ids, *(added.ids[position] for position in new)],
-        is_val=np.concatenate([np.asarray(selection.is_val, bool), is_val[new]]),
-    )
-
-
-def pretraining_rows(data: StudyData, rows: pd.DataFrame, *, train_domain: str) -> pd.DataFrame:
-    """What a pretrainer sees in one split: all images of the main dataset that are not test rows, of its train domains.
-
-    Args:
-        data: The study's rows.
-        rows: Rows of `splits.parquet` of one repeat and train domain.
-        train_domain: `all`, a domain, or `not:` and a domain.
-    """
-    found = data.rows_of(rows.loc[rows["role"] != "test", "id"].tolist())
-    found = found[found["source"] == 0]
-    if train_domain != "all" and not train_domain.startswith("not:"):
-        found = found[found["domain"] == train_domain]
-    return found.sort_values("id", kind="stable").reset_index(drop=True)
-
-
-def rows_hash(rows: pd.DataFrame, *, labeled: bool = True) -> str:
-    """Hash of the row ids (and labels) that a step could see."""
-    text = rows["id"].astype("string")
-    if labeled:
-        text = text.str.cat(rows["label"].astype("string").fillna(""), sep="\x1f")
-    return hash_strings(text.tolist())
-
-
-def seen_table(rows: pd.DataFrame, *, labeled: bool) -> pd.DataFrame:
-    """What a step saw, as it travels with every encoder and predictor: `patient_hash, image_sha256, labeled`."""
-    patients = rows["patient"].astype("string").fillna("")
-    return pd.DataFrame(
-        {
-            "patient_hash": [hashlib.sha256(one.encode()).hexdigest() for one in patients],
-            "image_sha256": rows["sha256"].astype("string"),
-            "labeled": labeled,
-        }
-    )
-
-
-def join_seen(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Join what several steps saw, each image and patient once; an image seen with its label counts as labeled."""
-    table = pd.concat(tables, ignore_index=True)
-    labeled = set(table.loc[table["labeled"], "image_sha256"])
-    return table[table["labeled"] | ~table["image_sha256"].isin(labeled)].reset_index(drop=True)
 
 
 MOST_GROUPS = 20

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wazuka import adapt, pretrain
+from wazuka import adapt, pretrain, synthesize
 from wazuka.core.errors import ConfigError, WazukaError
 from wazuka.core.progress import say
 from wazuka.core.records import is_finished, out_of_space
@@ -30,7 +30,7 @@ from wazuka.nn.memory import HEADROOM, HEAP_HEADROOM, Footprint, Room, Trained, 
 from wazuka.study.config import Strategy, Study
 from wazuka.study.context import Settings
 from wazuka.study.data import StudyData
-from wazuka.study.plan import Plan, step_folder
+from wazuka.study.plan import Plan, Step, step_folder
 from wazuka.training.loop import choose_precision
 
 FORWARD_PASSES_PER_TRAINING_STEP = 3.0
@@ -77,9 +77,12 @@ def estimate(
             disk += len(dataset.usable) * bytes_each / 2**20
             seconds += len(dataset.usable) * per_image[dataset.folder] / max(1, settings.workers)
         elif step.kind == "features":
-            args = plan.steps[step.args["pixels"]].args
+            source = plan.steps[step.args["pixels"]]
+            synthetic = source.kind == "synthetic"
+            args = plan.steps[source.args["pixels"]].args if synthetic else source.args
             encoder = encoders.from_spec(plan.backbone(step.args["encoder"]))
-            count = len(data.datasets[args["source"]].usable)
+            count = sum(source.args["train"] + source.args["test"]) if synthetic else 0
+            count = count or len(data.datasets[args["source"]].usable)
             seconds += count * _speed(speeds, encoder, args["image"]["size"], settings)
             disk += count * encoder.feature_dim * 4 / 2**20
             memory = max(memory, count * encoder.feature_dim * 8 * 2 / 2**20)
@@ -98,6 +101,12 @@ def estimate(
             training = training_of("", chosen.pretrain.config, device=settings.device, labels=step.args["images"])
             found_bytes = _footprint(encoder, training, chosen.image.size)
             memory = max(memory, 0 if found_bytes is None else found_bytes.estimate().total / 2**20)
+        elif step.kind == "synthesize" and not is_finished(step_folder(run, step) or run):
+            seconds += _synthesis_seconds(step, study, data, settings) / workers
+        elif step.kind == "synthetic":
+            size = plan.steps[step.args["pixels"]].args["image"]["size"]
+            channels = 3 if data.main.card.intensity == "rgb8" else 1
+            disk += sum(step.args["train"] + step.args["test"]) * size * size * channels / 2**20
     for step in todo:
         if step.args["artifact"] is not None:
             seconds += PROBE_SECONDS / workers
@@ -147,6 +156,24 @@ def estimate(
         if shutil.disk_usage(existing).free < disk * 2**20:
             raise out_of_space(folder)
     return found
+
+
+_SYNTHESIS: dict[tuple[str, tuple[int, int, int], str], float] = {}
+
+
+def _synthesis_seconds(step: Step, study: Study, data: StudyData, settings: Settings) -> float:
+    """Seconds of training one generator, measured on a step or two, once per settings."""
+    strategy = study.strategy(step.args["strategy"])
+    assert strategy.synthesis is not None
+    chosen = strategy.synthesis.method
+    measured = synthesize.METHODS[chosen.name].expected_seconds
+    if measured is None:
+        return 0.0
+    size, channels = strategy.image.size, 3 if data.main.card.intensity == "rgb8" else 1
+    key = (f"{chosen.name} {chosen.config}", (size, size, channels), settings.device)
+    if key not in _SYNTHESIS:
+        _SYNTHESIS[key] = measured(chosen.config, step.args["images"], key[1], settings.device)
+    return _SYNTHESIS[key]
 
 
 def _speed(known: dict[tuple[str, int], float], encoder: Any, size: int, settings: Settings) -> float:

@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wazuka import adapt, pretrain
+from wazuka import adapt, pretrain, synthesize
 from wazuka.core.hashing import derive_seed, make_key
 from wazuka.core.records import clear_unfinished, finish, is_finished, read_json, write_json, write_table
-from wazuka.data import budgets, splits
 from wazuka.data.pixels import PixelCache, build_pixels, pixels_key
 from wazuka.nn import features, predictors
 from wazuka.nn.encoders import ENCODER_FILE, Encoder, load_encoder, save_encoder
 from wazuka.nn.measure import measure
 from wazuka.study import steps
 from wazuka.study.context import Context, Settings, encoder_of, encoder_seen, open_run
-from wazuka.study.data import StudyData, join_seen, rows_hash, seen_table
+from wazuka.study.data import StudyData
+from wazuka.study.final_images import final_images
 from wazuka.study.fitted import predictor_facts
+from wazuka.study.inner_split import inner_split as split_all
+from wazuka.study.rows import generator_patients, join_seen, rows_hash, seen_table
 from wazuka.study.strategies import Strategy
 from wazuka.study.tasks import TaskInputs, make_task
 from wazuka.training.roles import PretrainTask, Runtime
@@ -55,6 +57,7 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: Settings) -> 
     key = make_key(
         "final", chosen, method.code_version, encoder.weights_hash, rows_hash(rows), seed, reason, data.fingerprint,
         None if chosen.pretrain is None else pretrain.METHODS[chosen.pretrain.name].code_version,
+        None if chosen.synthesis is None else synthesize.METHODS[chosen.synthesis.method.name].code_version,
         pixels_key(data.main, chosen.image), features.CODE_VERSION,
     )  # fmt: skip
     folder = run / "final"
@@ -74,7 +77,18 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: Settings) -> 
             data, chosen, encoder, cache, everything, seed, dataclasses.replace(runtime, folder=pretraining)
         )
         seen.append(seen_table(everything, labeled=False))
-    is_val, inner_split = _inner_split(context, rows, seed)
+    is_val, inner_split = split_all(context.data, rows, seed)
+    synthetic, synthesis_notes = None, None
+    if chosen.synthesis is not None and chosen.synthesis.train_on != "real":
+        making = dataclasses.replace(runtime, folder=folder / f"checkpoint-synthesize-{key}")
+        synthetic, synthesis_notes = final_images(
+            data, chosen, rows, is_val, pixels=cache, encoders=(encoder_of(context, backbone), encoder), seed=seed,
+            runtime=making, cache=Path(settings.cache),
+        )  # fmt: skip
+    labels, hashed = len(rows), rows_hash(rows)
+    if chosen.synthesis is not None and chosen.synthesis.split_budget:
+        own = ~generator_patients(rows)
+        rows, is_val = rows[own].reset_index(drop=True), is_val[own]
     held = rows.loc[is_val, "patient"]
     others = everything[everything["label"].isna()] if method.semi_supervised else everything.head(0)
     others = others[~others["patient"].isin(held)]  # as in trials: never of patients that early stopping looks at
@@ -92,6 +106,7 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: Settings) -> 
         inner_split=inner_split,
         unlabeled=others if method.semi_supervised else None,
         seed=seed,
+        synthetic=synthetic,
     )
     adapting = folder / f"checkpoint-adapt-{key}"  # of this key: another strategy's half-done training is none of ours
     adapting.mkdir(exist_ok=True)
@@ -111,14 +126,15 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: Settings) -> 
         "key": key,
         "strategy": strategy,
         "reason": reason,
-        "labels": len(rows),
+        "labels": labels,
         "config": chosen,
         "inner_split": inner_split,
         "transductive": "test-batchnorm" in chosen.remedies,
         "notes": fitted.notes,
         "pretrain_notes": pretrain_notes,
+        "synthesis_notes": synthesis_notes,
         "threshold": fitted.threshold,
-        "rows_hash": rows_hash(rows),
+        "rows_hash": hashed,
         "fingerprint": data.main.card.fingerprint,
         "salt": data.main.card.imported.get("salt"),
         "backbone": {"name": encoder.name, "license": encoder.license, "commercial_use": encoder.commercial_use},
@@ -164,21 +180,3 @@ def _pretrain(
         write_json(folder / "notes.json", result.notes)
         save_encoder(result.encoder, folder, state=result.state)  # `encoder.json` comes last
     return load_encoder(folder), read_json(folder / "notes.json")
-
-
-def _inner_split(context: Context, rows: pd.DataFrame, seed: int) -> tuple[np.ndarray, bool]:
-    """A patient-wise inner split of all labels, by the rule that budgets follow.
-
-    All rows but the inner validation part of one ordinary draw; no row is kept as a test row.
-    """
-    table = splits.make_splits(
-        rows.assign(is_test=False),
-        test=splits.Test(kind="dataset"),
-        repeats=1,
-        redraw=False,
-        seed=seed,
-        task=context.data.task,
-    )
-    selection = budgets.select(table, budgets.parse("100%"), labels=context.data.labels)
-    held = pd.Series(np.asarray(selection.is_val, bool), index=list(selection.ids))
-    return held.loc[rows["id"]].to_numpy(bool), bool(selection.inner_split)

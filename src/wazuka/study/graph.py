@@ -65,18 +65,18 @@ def needed(run: Path, plan: Plan) -> dict[str, Step]:
         if folder is not None and is_finished(folder):
             return
         wanted.add(step.id)
-        for one in step.needs:
+        for one in (*step.needs, *step.after):
             want(plan.steps[one])
 
-    for trial in plan.trials:
-        want(trial)
+    for one in plan.wanted:
+        want(one)
     return {one.id: one for one in plan.steps.values() if one.id in wanted}
 
 
 def _in_process(run: Path, steps: list[Step], settings: Settings, known: dict[str, Status]) -> dict[str, Status]:
     found: dict[str, Status] = {}
     for step in track(steps, "Running the study" if len(steps) > 2 else "Preparing", len(steps)):
-        before = [(known | found)[one] for one in step.needs if one in known or one in found]
+        before = [(known | found)[one] for one in (*step.needs, *step.after) if one in known or one in found]
         found[step.id] = run_step(str(run), step.id, settings, *before)
         _tell(found[step.id])
         if found[step.id]["outcome"] == "no space":
@@ -138,7 +138,7 @@ def _on_dask(
 
     futures: dict[str, Any] = {}
     for step in steps:
-        before = [futures[one] if one in futures else known[one] for one in step.needs]
+        before = [futures[one] if one in futures else known[one] for one in (*step.needs, *step.after)]
         futures[step.id] = client.submit(
             on_worker,
             str(run.resolve()),

@@ -24,10 +24,12 @@ from wazuka.study import data as study_data
 from wazuka.study.config import METRICS, Study, resolve_study
 from wazuka.study.context import Settings
 from wazuka.study.estimate import estimate
-from wazuka.study.plan import make_plan
+from wazuka.study.planner import make_plan
 from wazuka.training.roles import Adapter
 
 DEFAULT_BACKBONE = "resnet18"
+GENERATOR_SIZE, GENERATOR_STEPS = 64, 3000
+"""Pixels a side and steps of a generator in `poc`."""
 SCRATCH_SIZE = 64
 """Largest side that a network trained from scratch is given: with few labels a small image learns faster, no worse."""
 
@@ -97,12 +99,19 @@ def _scratch(backbone: str, preset: Preset, scratch_size: int) -> dict[str, Any]
     }
 
 
+def _msg_gan(backbone: str, preset: Preset, scratch_size: int) -> dict[str, Any]:
+    size = min(GENERATOR_SIZE, max(32, 1 << (scratch_size.bit_length() - 1)))
+    made = {"method": "msg-gan", "size": size, "latent": 64, "steps": GENERATOR_STEPS}
+    return {"backbone": backbone, "adapt": "linear-probe", "synthesize": made}
+
+
 STRATEGIES: dict[str, Callable[[str, Preset, int], dict[str, Any]]] = {
     "linear-probe": _linear_probe,
     "knn": _knn,
     "finetune": _finetune,
     "lora": _lora,
     "scratch": _scratch,
+    "msg-gan": _msg_gan,
 }
 """Name for `--strategies` -> entry of the study file. A technique that joins `poc` adds one line."""
 
@@ -184,7 +193,7 @@ def _entries(wishes: Wishes, preset: Preset, dataset: Any) -> tuple[dict[str, An
                 raise ConfigError(why)
             left_out.append((name, why))
             continue
-        if wishes.repeats is None and _trains(entry["adapt"]):
+        if wishes.repeats is None and (_trains(entry["adapt"]) or "synthesize" in entry):
             entry["repeats"] = preset.network_repeats
         entries[name] = entry
     return entries, left_out
@@ -269,10 +278,10 @@ def _fit_hours(
     while True:
         plan = make_plan(study, data, study_data.make_splits(study, data))
         seconds = estimate(study, data, plan, run=run, settings=settings, workers=1, quiet=True)["seconds"]
-        trained = [one for one in study.strategies if _trains(one.adapt.name)]
+        trained = [one for one in study.strategies if _trains(one.adapt.name) or one.synthesis is not None]
         if seconds <= limit * 3600 or not trained or len(study.strategies) == 1:
             return study
-        dearest = max(trained, key=lambda one: one.image.size)
+        dearest = max(trained, key=lambda one: (one.synthesis is not None, one.image.size))
         why = f"the study would take about {seconds / 3600:.1f} h, more than the {limit:g} h allowed (--hours)"
         rest = tuple(one for one in study.strategies if one is not dearest)
         baseline = study.baseline if study.baseline != dearest.name else rest[0].name

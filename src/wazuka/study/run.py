@@ -29,7 +29,8 @@ from wazuka.study.config import Study, to_mapping
 from wazuka.study.context import Settings
 from wazuka.study.estimate import estimate
 from wazuka.study.graph import execute
-from wazuka.study.plan import Plan, Step, make_plan, step_folder, study_key
+from wazuka.study.plan import Plan, Step, step_folder, study_key
+from wazuka.study.planner import make_plan
 from wazuka.study.provenance import check_backbones
 
 

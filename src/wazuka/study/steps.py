@@ -29,9 +29,10 @@ from wazuka.nn.cards import CARDS
 from wazuka.nn.encoders import Encoder
 from wazuka.study import provenance
 from wazuka.study.context import Context, Settings, encoder_of, encoder_seen, features_of, open_run, pixels_of
-from wazuka.study.data import join_seen, pretraining_rows, rows_hash, seen_table
 from wazuka.study.fitted import save_fitted
 from wazuka.study.plan import Step, step_folder
+from wazuka.study.rows import join_seen, pretraining_rows, rows_hash, seen_table
+from wazuka.study.synthesis_steps import do_synthesize, do_synthetic
 from wazuka.study.tasks import adapt_task
 from wazuka.training.roles import PretrainTask, Runtime
 
@@ -72,7 +73,7 @@ def run_step(run: str, step_id: str, settings: Settings, *before: dict[str, Any]
         folder = step_folder(context.run, step)
         if folder is not None and is_finished(folder):
             return status | {"outcome": "kept", "seconds": 0.0}
-        lost = [one for one in before if one["outcome"] == "failed"]
+        lost = [one for one in before if one["outcome"] == "failed" and one["step"] in step.needs]
         if lost:
             raise WazukaError(f"{lost[0]['name']} failed: {lost[0]['reason']}")
         if folder is not None:
@@ -236,11 +237,22 @@ def _do_trial(context: Context, step: Step, settings: Settings) -> dict[str, Any
     return run_trial(context, step, settings, folder)
 
 
+def _do_audit(context: Context, step: Step, settings: Settings) -> dict[str, Any]:
+    from wazuka.study.audit import audit_generator
+
+    folder = step_folder(context.run, step)
+    assert folder is not None
+    return audit_generator(context, step, settings, folder)
+
+
 STEPS: dict[str, Callable[[Context, Step, Settings], Any]] = {
     "pixels": _do_pixels,
     "features": _do_features,
     "encoder": _do_encoder,
     "pretrain": _do_pretrain,
+    "synthesize": do_synthesize,
+    "synthetic": do_synthetic,
+    "audit": _do_audit,
     "adapt": _do_adapt,
     "trial": _do_trial,
 }

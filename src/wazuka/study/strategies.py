@@ -7,28 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from wazuka import adapt, pretrain, synthesize
+from wazuka import adapt, pretrain
 from wazuka.core.config import build
 from wazuka.core.errors import ConfigError, unknown_name
-from wazuka.core.registry import Registry
 from wazuka.data.transform import ImageTransform
+from wazuka.study.reading import Method, mapping, read_budgets, read_method, read_repeats, read_switch
+from wazuka.study.synthesis import SYNTHESIS_KEYS, Synthesis, read_synthesis
 
 if TYPE_CHECKING:
     from wazuka.study.config import TestRule
 
-LATER_KEYS = ("train_on", "ratio", "split_budget", "prompts", "dp", "classes")
-"""Strategy keys of the contract that only generators and prompts read; none of these is here yet."""
+LATER_KEYS = ("prompts",)
+"""Strategy keys of the contract that belong to techniques which are not here yet."""
 REMEDIES = ("stain-jitter", "randaugment", "domain-balanced", "test-batchnorm")
 """Switches against domain shift; stain normalization is `image: {stain: ...}`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A technique with its resolved settings."""
-
-    name: str
-    config: Any
-    """An instance of the technique's `Config`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +39,8 @@ class Strategy:
     """Learn from the shares of the annotators' votes instead of one label (datasets with votes only)."""
     remedies: tuple[str, ...] = ()
     """Against domain shift, of `REMEDIES`, in their order."""
+    synthesis: Synthesis | None = None
+    """What generator makes images beside the budget's, and how these are used; None: real images only."""
     local_labels: tuple[int, ...] = ()
     """Besides the ordinary trials (0 local labels): so many labels of a target domain on top of the train domain's."""
 
@@ -55,7 +49,7 @@ STRATEGY_KEYS = (
     "backbone",
     "weights",
     "pretrain",
-    "synthesize",
+    *SYNTHESIS_KEYS,
     "adapt",
     "image",
     "budgets",
@@ -65,37 +59,7 @@ STRATEGY_KEYS = (
     "local_labels",
     *LATER_KEYS,
 )
-MOST_REPEATS = 1000
-"""Beyond it splits and plan alone fill a machine's memory."""
 STRATEGY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-
-
-def mapping(value: Any, where: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is {value!r}; write a mapping, `{{key: value}}`.")
-    return value
-
-
-def read_budgets(value: Any, *, where: str) -> tuple[str, ...]:
-    from wazuka.data.budgets import parse
-
-    listed = list(value) if isinstance(value, list | tuple) else [value]
-    if not listed:
-        raise ConfigError(f"{where} is empty; give at least one, as `[20, 50, 100%]`.")
-    written = [parse(one).written for one in listed]
-    if len(set(written)) < len(written):
-        raise ConfigError(f"{where} names {max(written, key=written.count)} twice; name each budget once.")
-    return tuple(written)
-
-
-def read_repeats(value: Any, *, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{where} is {value!r}; give a whole number of 1 or more.")
-    if value > MOST_REPEATS:
-        raise ConfigError(f"{where} is {value}; give {MOST_REPEATS} or fewer: intervals hardly narrow after ten.")
-    return value
 
 
 def read_strategy(
@@ -117,8 +81,6 @@ def read_strategy(
     for key in LATER_KEYS:
         if key in values:
             raise ConfigError(f"{where}: `{key}` belongs to techniques that this version does not have; remove it.")
-    if values.get("synthesize") is not None:
-        _method(values["synthesize"], synthesize.METHODS, where=f"{where}.synthesize")
     if not isinstance(values.get("backbone"), str):
         raise ConfigError(
             f"{where}: `backbone` is missing; name one, as `backbone: resnet18` (see `wazuka backbones`)."
@@ -128,20 +90,42 @@ def read_strategy(
         raise unknown_name("weights", str(weights), ["pretrained", "none"], where=where)
     merged = image | mapping(values.get("image"), f"{where}.image")
     pretraining = values.get("pretrain")
-    adapting = _method(values.get("adapt", "linear-probe"), adapt.METHODS, where=f"{where}.adapt")
+    adapting = read_method(values.get("adapt", "linear-probe"), adapt.METHODS, where=f"{where}.adapt")
+    synthesis = read_synthesis(values, method=adapt.METHODS[adapting.name], where=where)
+    soft_labels = read_switch(values.get("soft_labels", False), where=f"{where}.soft_labels")
+    remedies = _remedies(values.get("remedies"), adapting.name, adapting.config, where=f"{where}.remedies")
+    local_labels = _local_labels(values.get("local_labels"), where=f"{where}.local_labels")
+    if synthesis is not None:
+        _check_beside_synthesis(soft_labels=soft_labels, remedies=remedies, local_labels=local_labels, where=where)
     return Strategy(
         name=name,
         backbone=_located(values["backbone"], folder),
         weights=weights,
-        pretrain=None if pretraining is None else _method(pretraining, pretrain.METHODS, where=f"{where}.pretrain"),
+        pretrain=None if pretraining is None else read_method(pretraining, pretrain.METHODS, where=f"{where}.pretrain"),
         adapt=adapting,
         image=build(ImageTransform, merged, where=f"{where}.image"),
         budgets=read_budgets(values["budgets"], where=f"{where}.budgets") if "budgets" in values else budgets,
         repeats=read_repeats(values["repeats"], where=f"{where}.repeats") if "repeats" in values else repeats,
-        soft_labels=_switch(values.get("soft_labels", False), where=f"{where}.soft_labels"),
-        remedies=_remedies(values.get("remedies"), adapting.name, adapting.config, where=f"{where}.remedies"),
-        local_labels=_local_labels(values.get("local_labels"), where=f"{where}.local_labels"),
+        synthesis=synthesis,
+        soft_labels=soft_labels,
+        remedies=remedies,
+        local_labels=local_labels,
     )
+
+
+def _check_beside_synthesis(
+    *, soft_labels: bool, remedies: tuple[str, ...], local_labels: tuple[int, ...], where: str
+) -> None:
+    """Refuse keys that have no meaning for synthetic images: these have one label, and no domain."""
+    for key, given in (
+        ("soft_labels", soft_labels),
+        ("remedies: [domain-balanced]", "domain-balanced" in remedies),
+        ("local_labels", bool(local_labels)),
+    ):
+        if given:
+            raise ConfigError(
+                f"{where}: `{key}` does not go with `synthesize`, whose images have one label and no domain; drop one."
+            )
 
 
 def _remedies(value: Any, method: str, config: Any, *, where: str) -> tuple[str, ...]:
@@ -190,12 +174,6 @@ def check_domain_keys(strategy: Strategy, test: TestRule, *, where: str) -> None
         )
 
 
-def _switch(value: Any, *, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{where} is {value!r}; write true or false.")
-    return value
-
-
 def _located(backbone: str, folder: Path) -> str:
     """Make the path in `NAME=FILE`, `FILE.onnx` or an artifact folder absolute, seen from the study file's folder."""
     name, equals, file = backbone.rpartition("=")
@@ -203,15 +181,3 @@ def _located(backbone: str, folder: Path) -> str:
         path = folder / Path(file).expanduser()
         return f"{name}{equals}{path.resolve()}" if path.exists() else backbone
     return backbone
-
-
-def _method(value: Any, registry: Registry, *, where: str) -> Method:
-    """Resolve a method's name, or `{method: NAME, ...}` with fields of its `Config`."""
-    values = {"method": value} if isinstance(value, str) else mapping(value, where)
-    name = values.get("method")
-    if not isinstance(name, str):
-        raise ConfigError(f"{where}: `method` is missing; write the name or `{{method: NAME, ...}}`.")
-    if name not in registry:
-        raise unknown_name(registry.role, name, sorted(registry), where=where)
-    settings = {key: one for key, one in values.items() if key != "method"}
-    return Method(name=name, config=build(registry[name].config, settings, where=where))

@@ -9,13 +9,16 @@ import numpy as np
 import pandas as pd
 
 from wazuka import adapt
+from wazuka.core.records import read_table
 from wazuka.data.pixels import PixelCache
 from wazuka.data.views import Images, LabeledImages
 from wazuka.nn.encoders import Encoder
+from wazuka.study import synthetic_images
 from wazuka.study.context import Context, Settings, encoder_of, features_of, pixels_of
-from wazuka.study.data import LocalLabels, StudyData, TrialRows, trial_rows
+from wazuka.study.data import StudyData
+from wazuka.study.rows import LocalLabels, TrialRows, trial_rows
 from wazuka.study.strategies import Strategy
-from wazuka.training.roles import AdaptTask
+from wazuka.training.roles import AdaptTask, SyntheticRows
 
 
 def rows_of_task(context: Context, task: dict[str, Any]) -> TrialRows:
@@ -25,7 +28,14 @@ def rows_of_task(context: Context, task: dict[str, Any]) -> TrialRows:
     local = None
     if target is not None:
         local = LocalLabels(domain=target, rows=context.splits[repeat, target], labels=task["local_labels"])
-    return trial_rows(context.data, group, budget=task["budget"], train_domain=task["train_domain"], local=local)
+    return trial_rows(
+        context.data,
+        group,
+        budget=task["budget"],
+        train_domain=task["train_domain"],
+        local=local,
+        split_budget=task["split_budget"],
+    )
 
 
 def adapt_task(context: Context, task: dict[str, Any], settings: Settings) -> AdaptTask:
@@ -50,6 +60,22 @@ def adapt_task(context: Context, task: dict[str, Any], settings: Settings) -> Ad
         inner_split=rows.inner_split,
         unlabeled=others if method.semi_supervised else None,
         seed=task["seed"],
+        synthetic=None if task["synthetic"] is None else _synthetic_rows(context, task["synthetic"], settings),
+    )
+
+
+def _synthetic_rows(context: Context, given: dict[str, Any], settings: Settings) -> SyntheticRows:
+    """The images that a synthetic step made for training."""
+    cache = pixels_of(context, given["step"], settings)
+    table = read_table(cache.folder / synthetic_images.ROWS, ["part", "class"])
+    places = np.flatnonzero((table["part"] == "train").to_numpy(bool))
+    matrix = None if given["features"] is None else features_of(context, given["features"], settings)
+    return SyntheticRows(
+        images=cache.images(places),
+        labels=table["class"].to_numpy(np.int64)[places],
+        features=None if matrix is None else np.asarray(matrix[places]),
+        train_on=given["train_on"],
+        weight=given["ratio"],
     )
 
 
@@ -73,12 +99,14 @@ def make_task(
     inner_split: bool,
     unlabeled: pd.DataFrame | None,
     seed: int,
+    synthetic: SyntheticRows | None = None,
 ) -> AdaptTask:
     """Make a task from rows of the study's table.
 
     Args:
         labeled: Rows with labels; `is_val` and `inner_split` as in `AdaptTask`.
         unlabeled: Rows whose labels are withheld, for semi-supervised methods; None for others.
+        synthetic: Synthetic images to train on; None: real ones only.
     """
     numbers = labeled["row"].to_numpy(np.int64)
     others = None if unlabeled is None else unlabeled["row"].to_numpy(np.int64)
@@ -97,6 +125,7 @@ def make_task(
         intensity=data.main.card.intensity,
         window=strategy.image.window,
         remedies=strategy.remedies,
+        synthetic=synthetic,
     )
 
 

@@ -11,16 +11,17 @@ import pandas as pd
 
 from wazuka import adapt
 from wazuka.core.hashing import derive_seed
-from wazuka.core.records import write_table
+from wazuka.core.records import read_table, write_table
 from wazuka.data.pixels import to_picture
 from wazuka.data.views import Images
 from wazuka.evaluate import intervals, predictions
 from wazuka.nn import predictors
 from wazuka.nn.measure import measure, peak_of_process
 from wazuka.study.context import Context, Settings, encoder_seen, features_of, pixels_of
-from wazuka.study.data import join_seen, rows_hash, seen_table
 from wazuka.study.fitted import load_fitted, point_to_encoder, save_fitted
 from wazuka.study.plan import Step, step_folder
+from wazuka.study.rows import join_seen, rows_hash, seen_table
+from wazuka.study.synthetic_tests import generator_folder, synthesis_facts, synthetic_predictions
 from wazuka.study.tasks import adapt_task, rows_of_task
 from wazuka.training.roles import Runtime
 
@@ -56,12 +57,17 @@ def run_trial(context: Context, step: Step, settings: Settings, folder: Path) ->
         positive=None if data.positive is None else data.classes[data.positive],
         threshold=kept["threshold"],
     )
-    write_table(folder / "predictions.parquet", table)
+    made, missing = synthetic_predictions(context, predictor, args, settings, threshold=kept["threshold"])
+    both = table if made is None else pd.concat([table, made], ignore_index=True)
+    write_table(folder / "predictions.parquet", both)
     seen = [seen_table(rows.labeled, labeled=True)]
     if method.semi_supervised:
         seen.append(seen_table(rows.unlabeled, labeled=False))
+    maker = generator_folder(context, args["synthetic"])
+    if maker is not None:
+        seen.append(read_table(maker / "seen.parquet"))
     write_table(folder / "seen.parquet", join_seen(*seen, *encoder_seen(context, args["encoder"])))
-    write_table(folder / "results.parquet", score(context, step, table, kept["threshold"], agreement(rows.test)))
+    write_table(folder / "results.parquet", score(context, step, both, kept["threshold"], agreement(rows.test)))
     worst = keep_worst(context, rows.test, table, probabilities, args, settings, folder)
     speed: dict[str, Any] = {}
     gates = context.study.gates
@@ -80,6 +86,7 @@ def run_trial(context: Context, step: Step, settings: Settings, folder: Path) ->
         "local_labels": args["local_labels"],
         "target_domain": args["target_domain"],
         "target_split_hash": args["target_split_hash"],
+        **synthesis_facts(context, strategy, args, missing),
         "transductive": "test-batchnorm" in strategy.remedies,
         "config": strategy,
         "rows_hash": rows_hash(rows.labeled),

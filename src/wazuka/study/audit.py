@@ -1,0 +1,221 @@
+"""Synthetic images against real ones: images become arrays, arrays become coded checks, figures and pictures.
+
+For a study's generators (step `audit`) and for two datasets (`wazuka audit`). An audit reports; nothing is chosen by it.
+That is why it may compare with test images too, which the record says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wazuka.audit.synthetic import Distance, Inputs, memorization, run_synthetic_checks
+from wazuka.core.hashing import derive_seed
+from wazuka.core.records import read_json, write_json, write_table
+from wazuka.data.pixels import PixelCache
+from wazuka.evaluate.fidelity import DISTANCES, Fidelity, fidelity, spatial_rows
+from wazuka.nn import generators
+from wazuka.nn.encoders import Encoder
+from wazuka.nn.features import compute_features
+from wazuka.nn.inception import inception_features
+from wazuka.nn.rows import ArrayImages
+from wazuka.nn.spatial_features import spatial_features
+from wazuka.study import audit_pictures, synthetic_images
+from wazuka.study.context import Context, Settings, encoder_of, pixels_of
+from wazuka.study.plan import Step, step_folder
+from wazuka.study.synthesis_steps import rows_of
+
+MOST_LARGE = 500
+"""Images a side whose spectra are compared."""
+MOST_ATTRIBUTE_VALUES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """The images that an audit compares.
+
+    Attributes:
+        real: One row per real image: `id, patient, label, domain` and attributes.
+        synthetic: One row per synthetic image: `id, label, seed`.
+        training: Real rows that the generator was trained on, bool (n,).
+        real_pixels, synthetic_pixels: (n, height, width, channels) and (m, ...), as in a pixel cache.
+        cache: The real images' pixel cache: says what pixels mean.
+        encoder: Whose features are compared.
+        attributes: Columns of `real` that make subgroups.
+    """
+
+    real: pd.DataFrame
+    synthetic: pd.DataFrame
+    training: np.ndarray
+    real_pixels: np.ndarray
+    synthetic_pixels: np.ndarray
+    cache: PixelCache
+    encoder: Encoder | Inception
+    attributes: tuple[str, ...] = ()
+
+    @property
+    def encoder_name(self) -> str:
+        """For tables."""
+        return self.encoder.name
+
+
+@dataclass(frozen=True)
+class Inception:
+    """The network of the published Fréchet distances; `weights`: its file, or None for the published one."""
+
+    weights: Path | None
+    name: str = "inception"
+
+
+def features_of_side(sides: Sides, pixels: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pooled features (n, dim) of images, and maps of a middle layer (n, channels, height, width) where there are any."""
+    images = ArrayImages(pixels)
+    if isinstance(sides.encoder, Inception):
+        found = inception_features(images, weights=sides.encoder.weights, device=settings.device)
+        return found.pooled, found.spatial
+    how: dict[str, Any] = {"intensity": sides.cache.intensity, "window": sides.cache.transform.window}
+    how["device"] = settings.device
+    return compute_features(images, sides.encoder, **how), spatial_features(images, sides.encoder, **how)
+
+
+def audit_generator(context: Context, step: Step, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Audit the unfiltered images of one generator of a study: as many as test images, with their class shares."""
+    synthetic = context.plan.steps[step.args["synthetic"]]
+    source = context.plan.steps[synthetic.args["generator"]]
+    source_folder, made_folder = step_folder(context.run, source), step_folder(context.run, synthetic)
+    assert source_folder is not None and made_folder is not None
+    data = context.data
+    seen = rows_of(context, source)
+    trained = seen.rows[~seen.is_val]
+    group = context.splits[step.args["repeat"], step.args["train_domain"]]
+    test = data.rows_of(group.loc[group["role"] == "test", "id"].tolist())
+    test = test[test["label"].notna() & (test["source"] == 0)]
+    real = pd.concat([trained, test], ignore_index=True)
+    counts = np.bincount(data.label_codes(test), minlength=len(data.classes))
+    images = synthetic_images.make_images(generators.load(source_folder), counts, testing=True, device=settings.device)
+    cache = pixels_of(context, synthetic.args["pixels"], settings)
+    numbers = real["row"].to_numpy(np.int64)
+    names = [data.classes[one] for one in images.labels]
+    sides = Sides(
+        real=_with_attributes(context, real),
+        synthetic=pd.DataFrame(
+            {
+                "id": [f"synthetic/{name}/{seed}" for name, seed in zip(names, images.seeds, strict=True)],
+                "label": names,
+                "seed": images.seeds,
+            }
+        ),
+        training=np.arange(len(real)) < len(trained),
+        real_pixels=cache.images(numbers).batch(np.arange(len(numbers))),
+        synthetic_pixels=images.pixels,
+        cache=cache,
+        encoder=encoder_of(context, synthetic.args["encoder"]),
+        attributes=_attributes(context),
+    )
+    seed = derive_seed(context.study.seed, "audit", source.key)
+    found, _ = audit_sides(sides, folder=folder, settings=settings, seed=seed)
+    record = read_json(made_folder / "record.json")
+    return found | {
+        "strategy": step.args["strategy"],
+        "budget": step.args["budget"],
+        "repeat": step.args["repeat"],
+        "train_domain": step.args["train_domain"],
+        "generator": source.key,
+        "compared_with": f"{len(trained)} training images and {len(test)} test images, which choose nothing",
+        "filter": {name: record["memorization"][name] for name in ("flagged", "images", "filtered")},
+        "collapsed": record["collapsed"],
+    }
+
+
+def _attributes(context: Context) -> tuple[str, ...]:
+    dataset = context.data.main
+    usable = dataset.usable
+    return tuple(
+        one for one in dataset.card.attributes if one in usable and 2 <= usable[one].nunique() <= MOST_ATTRIBUTE_VALUES
+    )
+
+
+def _with_attributes(context: Context, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the study's table with the dataset's attributes; an image without a patient is one of its own."""
+    usable = context.data.main.usable.set_index("id")
+    extra: dict[str, Any] = {
+        name: usable.loc[rows["id"], name].astype("string").to_numpy() for name in _attributes(context)
+    }
+    return rows[["id", "patient", "label", "domain"]].assign(**extra).reset_index(drop=True)
+
+
+def audit_sides(
+    sides: Sides, *, folder: Path, settings: Settings, seed: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure, check and draw; writes `checks.json`, `memorized.parquet`, `grid.png` and `pairs.png` into `folder`.
+
+    Returns:
+        The record's entries (the checks in brief, the fidelity figures, the pictures' names), and the checks with all ids.
+    """
+    real, real_maps = features_of_side(sides, sides.real_pixels, settings)
+    synthetic, own_maps = features_of_side(sides, sides.synthetic_pixels, settings)
+    held = ~sides.training
+    unseen = held if held.sum() >= 2 * synthetic_images.LEAST else np.ones_like(held)
+    patients = sides.real["patient"].to_numpy()[unseen].tolist()
+    figures = fidelity(real[unseen], synthetic, real_patients=patients, seed=seed)
+    spatial: Fidelity | str = f"{sides.encoder_name} gives no feature maps"
+    if real_maps is not None and own_maps is not None:
+        spatial = fidelity(
+            spatial_rows(real_maps[unseen]),
+            spatial_rows(own_maps),
+            real_patients=patients,
+            seed=seed,
+            metrics=("frechet",),
+        )
+    rng = np.random.default_rng(seed)
+    real_large = np.sort(rng.choice(len(real), min(MOST_LARGE, len(real)), replace=False))
+    own_large = np.sort(rng.choice(len(synthetic), min(MOST_LARGE, len(synthetic)), replace=False))
+    inputs = Inputs(
+        real=sides.real,
+        synthetic=sides.synthetic,
+        training=sides.training,
+        real_pixels=synthetic_images.small(sides.real_pixels),
+        synthetic_pixels=synthetic_images.small(sides.synthetic_pixels),
+        real_features=real,
+        synthetic_features=synthetic,
+        real_large=sides.real_pixels[real_large],
+        synthetic_large=sides.synthetic_pixels[own_large],
+        real_large_rows=real_large,
+        fidelity=_distances(figures) or None,
+        attributes=sides.attributes,
+        seed=seed,
+    )
+    checks = [dataclasses.asdict(one) for one in run_synthetic_checks(inputs)]
+    nearest = memorization.search(inputs)
+    table = pd.concat([sides.synthetic.reset_index(drop=True), nearest.table], axis=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "checks.json", checks)
+    write_table(folder / "memorized.parquet", table)
+    pictures = audit_pictures.draw(sides, nearest, folder=folder, seed=seed)
+    record = {
+        "checks": [
+            {name: one[name] for name in ("code", "name", "outcome", "count", "threshold", "reason")} for one in checks
+        ],
+        "fidelity": dataclasses.asdict(figures),
+        "fidelity_against": "held-out real images" if unseen is held else "all real images: too few are held out",
+        "spatial_fidelity": dataclasses.asdict(spatial) if isinstance(spatial, Fidelity) else {"missing": spatial},
+        "encoder": sides.encoder_name,
+        "pictures": pictures,
+    }
+    return record, checks
+
+
+def _distances(found: Fidelity) -> dict[str, Distance]:
+    """The distances as the check wants them: both at the size of the halves, at which the floor was measured."""
+    distances = {}
+    for name in DISTANCES:
+        if name in found.scores:
+            one = found.scores[name]
+            shift = one.matched - one.value
+            distances[name] = Distance(one.matched, one.low + shift, one.high + shift, one.floor, one.floor_high)
+    return distances

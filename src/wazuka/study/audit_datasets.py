@@ -1,0 +1,187 @@
+"""`wazuka audit --real A --synthetic B`: two datasets become the two sides of an audit.
+
+Which of A's images the generator was trained on, B's `generator/seen.parquet` says; without one all count as seen. Both
+sides take one image transform: that of the generator where B names it, else both are resized to B's images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wazuka.core.errors import DataError
+from wazuka.core.hashing import derive_seed
+from wazuka.core.progress import say
+from wazuka.core.records import finish, read_json, read_table, write_text
+from wazuka.data.manifest import Dataset
+from wazuka.data.pixels import build_pixels
+from wazuka.data.transform import ImageTransform
+from wazuka.nn import backbones
+from wazuka.nn.encoders import Encoder
+from wazuka.study.audit import MOST_ATTRIBUTE_VALUES, Inception, Sides, audit_sides
+from wazuka.study.context import Settings
+from wazuka.study.make_dataset import GENERATOR
+
+LARGEST_SIDE = 256
+"""Pixels a side to which images are resized at most, where the generator does not say more."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit's checks in the form of `audit --json`, and its record."""
+
+    checks: list[dict[str, Any]]
+    record: dict[str, Any]
+
+    @property
+    def has_issue(self) -> bool:
+        """Whether any check has the outcome `issue`."""
+        return any(one["outcome"] == "issue" for one in self.checks)
+
+
+def audit_datasets(
+    real: Dataset, synthetic: Dataset, *, out: Path, backbone: str, settings: Settings, seed: int = 0
+) -> Audited:
+    """Audit the images of one dataset against those of another; writes checks, pictures and `summary.md` into `out`.
+
+    Raises:
+        DataError: If the two do not fit each other, or `out` is not empty.
+    """
+    out = Path(out)
+    if out.is_file():
+        raise DataError(f"{out} is a file; give a folder as --out.")
+    for one in (real, synthetic):
+        for place in (one.folder, Path(one.card.root)):
+            if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
+                raise DataError(f"--out {out} lies inside {place}, which is never written to; choose another folder.")
+    if out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty; choose another --out.")
+    if real.card.intensity != synthetic.card.intensity:
+        raise DataError(
+            f"{real.folder} has {real.card.intensity} pixels, {synthetic.folder} has {synthetic.card.intensity}; both must be"
+            " of one kind."
+        )
+    encoder = _encoder(backbone)
+    rows, made = real.usable, synthetic.usable
+    training, how = _training(real, synthetic)
+    shape, note = _transforms(real, synthetic)
+    caches = [
+        build_pixels(one, transform, cache=Path(settings.cache), workers=settings.workers)
+        for one, transform in ((real, shape[0]), (synthetic, shape[1]))
+    ]
+    attributes = tuple(
+        one for one in real.card.attributes if one in rows and 2 <= rows[one].nunique() <= MOST_ATTRIBUTE_VALUES
+    )
+    extra: dict[str, Any] = {name: rows[name].astype("string").to_numpy() for name in attributes}
+    seeds = made["seed"].astype("string") if "seed" in made else pd.Series(pd.NA, index=made.index, dtype="string")
+    sides = Sides(
+        real=rows[["id", "patient", "label", "domain"]]
+        .assign(patient=rows["patient"].fillna(rows["id"]), **extra)
+        .reset_index(drop=True),
+        synthetic=made[["id", "label"]].assign(seed=seeds).reset_index(drop=True),
+        training=training,
+        real_pixels=caches[0].images(np.arange(len(rows))).batch(np.arange(len(rows))),
+        synthetic_pixels=caches[1].images(np.arange(len(made))).batch(np.arange(len(made))),
+        cache=caches[0],
+        encoder=encoder,
+        attributes=attributes,
+    )
+    for line in (how, note):
+        say(line)
+    record, checks = audit_sides(sides, folder=out, settings=settings, seed=derive_seed(seed, "audit"))
+    record |= {"schema": 1, "step": "audit", "real": real.card.fingerprint, "synthetic": synthetic.card.fingerprint}
+    record |= {"compared_with": how, "transform": note}
+    write_text(out / "summary.md", _summary(real, synthetic, checks, record))
+    finish(out, record)
+    return Audited(checks, record)
+
+
+def _encoder(backbone: str) -> Encoder | Inception:
+    """Any registered backbone, or `inception`, `inception=FILE`."""
+    name, _, file = backbone.partition("=")
+    if name == "inception":
+        return Inception(Path(file).expanduser() if file else None)
+    return backbones.resolve(backbone, weights="pretrained", seed=0)
+
+
+def _training(real: Dataset, synthetic: Dataset) -> tuple[np.ndarray, str]:
+    """Which real rows the generator was trained on, bool (n,), and a sentence on how that is known."""
+    file = synthetic.folder / GENERATOR / "seen.parquet"
+    rows = real.usable
+    if not file.is_file():
+        why = f"{synthetic.folder} does not say what its generator was trained on: all {len(rows)} real images count as seen."
+        return np.ones(len(rows), bool), why
+    seen = read_table(file)
+    images = rows["sha256"].isin(set(seen["image_sha256"])).to_numpy(bool, copy=True)
+    record = read_json(synthetic.folder / GENERATOR / "record.json")
+    salt = real.card.imported.get("salt")
+    same = record.get("fingerprint") == real.card.fingerprint or (salt is not None and salt == record.get("salt"))
+    if same:
+        hashes = [hashlib.sha256(str(one).encode()).hexdigest() for one in rows["patient"]]
+        images |= pd.Series(hashes).isin(set(seen["patient_hash"]) - {""}).to_numpy(bool)
+    if not images.any():
+        raise DataError(
+            f"The generator of {synthetic.folder} was trained on no image of {real.folder}; give the dataset that it was made"
+            " from as --real, so that copies can be found."
+        )
+    held = int((~images).sum())
+    return (
+        images,
+        f"The generator was trained on {int(images.sum())} of the {len(rows)} real images; {held} are held out.",
+    )
+
+
+def _transforms(real: Dataset, synthetic: Dataset) -> tuple[tuple[ImageTransform, ImageTransform], str]:
+    """Image transforms of both sides that give images of one size, and a sentence on them."""
+    file = synthetic.folder / GENERATOR / "record.json"
+    if file.is_file():
+        image = ImageTransform(**read_json(file)["image"])
+        crop = "the whole image" if image.crop is None else f"the central {image.crop} pixels"
+        return (
+            image,
+            ImageTransform(size=image.size),
+        ), f"Real images as the generator saw them: {crop} at {image.size}."
+    sides = synthetic.usable[["height", "width"]].to_numpy(np.int64)
+    size = int(min(sides.min(), LARGEST_SIDE))
+    both = ImageTransform(size=size)
+    return (both, both), f"Both sides are resized to {size} pixels."
+
+
+def _summary(real: Dataset, synthetic: Dataset, checks: list[dict[str, Any]], record: dict[str, Any]) -> str:
+    """A page to read: the checks, then the distances beside the real-versus-real floor."""
+    lines = [f"# {synthetic.card.name} against {real.card.name}", ""]
+    if real.card.simulated or synthetic.card.simulated:
+        lines += ["**Simulated data.** No figure on this page says anything about patients.", ""]
+    lines += [record["compared_with"], record["transform"], ""]
+    lines += ["| check | outcome | what was found |", "|---|---|---|"]
+    lines += [f"| {one['code']} {one['name']} | {one['outcome']} | {one['reason']} |" for one in checks]
+    found = record["fidelity"]
+    if found["scores"]:
+        lines += ["", f"Features of {record['encoder']}, against {record['fidelity_against']}.", ""]
+        lines += [
+            "| figure | value | 95 % interval | same size as the floor | real against real |",
+            "|---|---|---|---|---|",
+        ]
+        for name, one in found["scores"].items():
+            spread = f"{one['floor']:.4g} ({one['floor_low']:.4g} to {one['floor_high']:.4g})"
+            interval = f"{one['low']:.4g} to {one['high']:.4g}"
+            lines.append(f"| {name} | {one['value']:.4g} | {interval} | {one['matched']:.4g} | {spread} |")
+    spatial = record["spatial_fidelity"].get("scores", {}).get("frechet")
+    if spatial:
+        spread = f"{spatial['floor']:.4g} ({spatial['floor_low']:.4g} to {spatial['floor_high']:.4g})"
+        interval = f"{spatial['low']:.4g} to {spatial['high']:.4g}"
+        lines.append(
+            f"| frechet, spatial | {spatial['value']:.4g} | {interval} | {spatial['matched']:.4g} | {spread} |"
+        )
+    lines += [f"\nNot measured: {name}: {why}" for name, why in found["missing"].items()]
+    lines += [
+        "",
+        "grid.png: of each class real, then synthetic images. pairs.png: the synthetic images closest to a real one",
+    ]
+    lines[-1] += " (above), and that one (below)."
+    return "\n".join(lines) + "\n"
