@@ -155,6 +155,27 @@ def test_the_memorization_gate_blocks_copies_and_lets_a_warning_pass(mixed: Path
     assert rows["bad", "60"]["gates"][0]["detail"] == "memorization check: warning"
 
 
+def test_copies_block_a_strategy_that_is_better_also_where_no_gate_asks_unless_waived(tmp_path: Path) -> None:
+    verdicts = {}
+    for name, gates in (("unasked", {}), ("waived", {"memorization": "waived"})):
+        fake = FakeRun(
+            strategies={"probe": 0.6, "copies": 3.0},
+            budgets=("60",),
+            repeats=2,
+            patients=60,
+            images_per_patient=3,
+            domains=(),
+            test_share=0.5,
+            entries={"copies": ENTRIES["copies"]},
+            gates=gates,
+            noise=0.6,
+        )
+        run = make(tmp_path / name, fake)
+        write_report(run)
+        (verdicts[name],) = (one["verdict"] for one in report(run)["strategies"] if one["name"] == "copies")
+    assert verdicts == {"unasked": "do not adopt", "waived": "adopt"}
+
+
 def test_a_strategy_pays_for_its_generator_and_one_that_is_only_tested_on_it_does_not(mixed: Path) -> None:
     run = read_run(mixed)
     cost = {one.strategy: _seconds(run, one.record) for one in run.trials if one.budget == "60"}

@@ -81,6 +81,7 @@ def test_a_finished_generator_is_used_again_and_another_study_is_refused(
         ({"preset": "smok"}, ConfigError, "Did you mean `smoke`?"),
         ({"method": "ty"}, ConfigError, "Unknown synthesize method `ty`"),
         ({"count": 1}, ConfigError, "--count 1 is below the 2 classes"),
+        ({"count": 10**9}, ConfigError, "--count 1000000000 needs about"),
         ({"truncation": 0.0}, ConfigError, "--truncation 0 is wrong"),
     ],
 )
@@ -100,6 +101,13 @@ def test_each_mistake_is_one_clear_line(
 def test_the_dataset_that_is_learned_from_is_not_written_to(clinic: Dataset, settings: Settings) -> None:
     with pytest.raises(DataError, match="which is never written to"):
         make_dataset(clinic, clinic.folder / "d2", wishes=wishes(), settings=settings)
+
+
+def test_a_generator_that_copies_writes_no_image(clinic: Dataset, tmp_path: Path, settings: Settings) -> None:
+    done = make_dataset(clinic, tmp_path / "d2", wishes=wishes(preset="cheat", count=90), settings=settings)
+    assert done.images == 0 and "as near to a training image as a copy" in str(done.blocked)
+    assert not (tmp_path / "d2" / "dataset.yaml").exists()
+    assert read_json(tmp_path / "d2" / making.GENERATOR / "memorization.json")["outcome"] == "issue"
 
 
 def test_an_audit_reports_checks_figures_and_pictures(

@@ -16,12 +16,14 @@ from wazuka.core.errors import ConfigError, NotEnoughData
 from wazuka.core.records import read_json, read_table
 from wazuka.data.manifest import Dataset
 from wazuka.nn import generators
-from wazuka.study.context import Settings, open_run
+from wazuka.study.context import Settings, open_run, pixels_of
+from wazuka.study.data import load_study_data, make_splits
 from wazuka.study.final import make_final
 from wazuka.study.plan import step_folder
+from wazuka.study.planner import make_plan
 from wazuka.study.rows import generator_patients
 from wazuka.study.run import run_study
-from wazuka.study.synthetic_images import choose, seeds_of, wanted
+from wazuka.study.synthetic_images import choose, open_images, seeds_of, wanted, weight
 
 BOTH = PROBE | {"synthesize": "toy"}
 STRATEGIES: dict[str, Any] = {
@@ -190,6 +192,60 @@ def test_a_generator_that_fails_costs_the_other_strategies_nothing(
     assert (outcome.done, outcome.failed) == (1, 1)
     (trial,) = [one for one in open_run(tmp_path / "run").plan.trials if one.args["strategy"] == "probe"]
     assert "failed" in read_json(tmp_path / "run" / "trials" / trial.key / "record.json")["synthetic_missing"]
+
+
+def test_a_trial_that_missed_its_synthetic_test_is_made_again_once_the_generator_is_there(
+    clinic: Dataset, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(clinic, strategies={"probe": PROBE, "both": BOTH}, budgets=[12], repeats=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("wazuka.study.synthesis_steps.train_generator", lambda *given, **named: 1 / 0)
+        assert run_study(study, out=tmp_path / "run", settings=settings).failed == 1
+    outcome = run_study(study, out=tmp_path / "run", settings=settings)
+    assert (outcome.done, outcome.kept, outcome.failed) == (2, 0, 0)
+    whole = run_study(study, out=tmp_path / "whole", settings=settings)
+    assert whole.done == 2
+    for trial in open_run(tmp_path / "run").plan.trials:
+        for name in ("predictions.parquet", "results.parquet"):
+            tables = [read_table(tmp_path / run / "trials" / trial.key / name) for run in ("run", "whole")]
+            pd.testing.assert_frame_equal(*tables)
+            assert (tables[0]["test_domain"] == "synthetic").any()
+    assert run_study(study, out=tmp_path / "run", settings=settings).kept == 2
+
+
+def test_images_of_the_rare_class_alone_weigh_what_they_are() -> None:
+    assert weight(np.array([80, 20]), ratio=1, classes="rare-only") == 0.2
+    assert weight(np.array([80, 20]), ratio=0.5, classes="all") == 0.5
+
+
+def test_features_are_cached_by_what_the_images_are(done: Path, settings: Settings, tmp_path: Path) -> None:
+    context = open_run(done)
+    step = next(one for one in context.plan.steps.values() if one.kind == "synthetic")
+    cache = pixels_of(context, step.args["pixels"], settings)
+    folder = done / "artifacts" / "synthetic" / step.key
+    shutil.copytree(folder, tmp_path / "other")
+    same = open_images(tmp_path / "other", key=step.key, like=cache)
+    assert open_images(folder, key=step.key, like=cache).key == same.key
+    np.save(tmp_path / "other" / "images.npy", 255 - np.load(folder / "images.npy"))
+    assert open_images(tmp_path / "other", key=step.key, like=cache).key != same.key
+
+
+def test_strategies_whose_images_no_generator_makes_are_named(clinic: Dataset) -> None:
+    study = make_study(clinic, strategies={"probe": PROBE | {"image": {"size": 48}}, "both": BOTH}, repeats=1)
+    data = load_study_data(study)
+    plan = make_plan(study, data, make_splits(study, data))
+    assert [what for what, _ in plan.not_measured] == ["probe on synthetic images"]
+
+
+def test_held_out_images_of_an_audit_are_of_the_generators_own_domains(
+    clinic: Dataset, tmp_path: Path, settings: Settings
+) -> None:
+    study = make_study(clinic, strategies={"both": BOTH}, budgets=[12], repeats=1, test={"domain": "leave-one-out"})
+    assert run_study(study, out=tmp_path / "run", settings=settings).failed == 0
+    for folder in folders(tmp_path / "run", "audit"):
+        record = read_json(folder / "record.json")
+        assert "other training images" in record["compared_with"]
+        assert record["fidelity"]["rows"] > 10
 
 
 @pytest.mark.parametrize("strategy", ["then", "halves", "net"])

@@ -57,6 +57,8 @@ def synthesize(
         print(f"Generator: {out / making.GENERATOR}")
         return
     print(f"{done.images} images; {done.left_out} were found to be copies of training images and left out.")
+    for note in done.notes:
+        print(f"Note: {note}")
     print(f"Dataset: {out}")
     print(f"Next: wazuka audit --real {dataset} --synthetic {out} --out AUDIT")
 

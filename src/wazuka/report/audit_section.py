@@ -91,7 +91,9 @@ def _memorization(one: Audit, words: Words) -> str:
     text = words("synthetic.flagged", {"flagged": flagged, "images": images, "share": flagged / max(images, 1)})
     if not flagged:
         return text
-    if not pool.memorization["filtered"]:
+    if pool.memorization.get("not_filtered_because"):
+        note = words("synthetic.kept private")
+    elif not pool.memorization["filtered"]:
         note = words("synthetic.kept")
     elif pool.short > 0:
         note = words("synthetic.short", {"count": pool.short})

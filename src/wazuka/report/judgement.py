@@ -140,7 +140,7 @@ def judge(run: Path) -> Judgement:
             margin=folder.margin,
             cheaper=not is_baseline and base is not None and is_cheaper(works[key], base),
             gates=gates,
-            blocking=_blocking(folder, cell.strategy),
+            blocking=_blocking(folder, cell.strategy, cell.budget),
             **_domains(folder, estimates, cell),
         )
         cost = make_ledger(works[key], prices)
@@ -250,16 +250,11 @@ def _memory(folder: RunFolder, strategy: str) -> float | None:
     return max(found) * 2**20 / 1e9 if found else None
 
 
-def _blocking(folder: RunFolder, strategy: str) -> tuple[str, ...]:
-    """Audits of the strategy's artifacts that block it (a trial's record lists them under `audits`)."""
-    found = {
-        str(audit.get("name") or audit.get("code"))
-        for trial in folder.trials
-        if trial.strategy == strategy
-        for audit in trial.record.get("audits", [])
-        if audit.get("blocking") and audit.get("outcome") == "issue"
-    }
-    return tuple(sorted(found))
+def _blocking(folder: RunFolder, strategy: str, budget: str) -> tuple[str, ...]:
+    """Audits that block a strategy whether or not a gate asks for them: images that copy training images."""
+    if (folder.study.get("gates") or {}).get("memorization") == "waived":
+        return ()
+    return ("memorization",) if memorization(folder, strategy, budget) == "issue" else ()
 
 
 def _next(folder: RunFolder, estimates: Estimates, rows: Sequence[Row]) -> NextStage:

@@ -69,6 +69,7 @@ EN_SYNTHETIC: dict[str, str] = {
     "synthetic.flagged": "{flagged:,} of {images:,} images flagged ({share:.1%})",
     "synthetic.replaced": "removed and replaced by others",
     "synthetic.short": "removed; {count:,} fewer than planned are left",
+    "synthetic.kept private": "used all the same: choosing by likeness to real images would not be differentially private",
     "synthetic.kept": "used all the same, because fewer than two images of a class would have been left",
     "synthetic.unchecked": "could not be checked",
     "synthetic.is collapsed": "collapsed",

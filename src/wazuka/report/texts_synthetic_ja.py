@@ -69,6 +69,7 @@ JA_SYNTHETIC: dict[str, str] = {
     "synthetic.flagged": "{images:,}枚中{flagged:,}枚が該当（{share:.1%}）",
     "synthetic.replaced": "除外し、別の画像に置き換え",
     "synthetic.short": "除外し、予定より{count:,}枚少ない",
+    "synthetic.kept private": "実画像との類似度で選ぶと差分プライバシーが保てないため、そのまま使用",
     "synthetic.kept": "除外するとクラスの画像が2枚未満になるため、そのまま使用",
     "synthetic.unchecked": "検査できず",
     "synthetic.is collapsed": "崩壊",

@@ -18,7 +18,7 @@ from wazuka.audit.synthetic import Distance, Inputs, memorization, run_synthetic
 from wazuka.core.hashing import derive_seed
 from wazuka.core.records import read_json, write_json, write_table
 from wazuka.data.pixels import PixelCache
-from wazuka.evaluate.fidelity import DISTANCES, Fidelity, fidelity, spatial_rows
+from wazuka.evaluate.fidelity import DISTANCES, MIN_ROWS, Fidelity, fidelity, spatial_rows
 from wazuka.nn import generators
 from wazuka.nn.encoders import Encoder
 from wazuka.nn.features import compute_features
@@ -28,6 +28,7 @@ from wazuka.nn.spatial_features import spatial_features
 from wazuka.study import audit_pictures, synthetic_images
 from wazuka.study.context import Context, Settings, encoder_of, pixels_of
 from wazuka.study.plan import Step, step_folder
+from wazuka.study.rows import pretraining_rows
 from wazuka.study.synthesis_steps import rows_of
 
 MOST_LARGE = 500
@@ -93,10 +94,11 @@ def audit_generator(context: Context, step: Step, settings: Settings, folder: Pa
     seen = rows_of(context, source)
     trained = seen.rows[~seen.is_val]
     group = context.splits[step.args["repeat"], step.args["train_domain"]]
-    test = data.rows_of(group.loc[group["role"] == "test", "id"].tolist())
-    test = test[test["label"].notna() & (test["source"] == 0)]
-    real = pd.concat([trained, test], ignore_index=True)
-    counts = np.bincount(data.label_codes(test), minlength=len(data.classes))
+    held, what = _held_out(context, group, trained, train_domain=step.args["train_domain"])
+    real = pd.concat([trained, held], ignore_index=True)
+    counts = np.bincount(data.label_codes(held), minlength=len(data.classes))
+    if len(held) < MIN_ROWS:
+        counts = np.array(synthetic.args["test"], np.int64)
     images = synthetic_images.make_images(generators.load(source_folder), counts, testing=True, device=settings.device)
     cache = pixels_of(context, synthetic.args["pixels"], settings)
     numbers = real["row"].to_numpy(np.int64)
@@ -126,10 +128,32 @@ def audit_generator(context: Context, step: Step, settings: Settings, folder: Pa
         "repeat": step.args["repeat"],
         "train_domain": step.args["train_domain"],
         "generator": source.key,
-        "compared_with": f"{len(trained)} training images and {len(test)} test images, which choose nothing",
+        "compared_with": f"{len(trained)} training images and {len(held)} {what}",
         "filter": {name: record["memorization"][name] for name in ("flagged", "images", "filtered")},
         "collapsed": record["collapsed"],
     }
+
+
+def _held_out(
+    context: Context, group: pd.DataFrame, trained: pd.DataFrame, *, train_domain: str
+) -> tuple[pd.DataFrame, str]:
+    """Labeled images of the generator's own domains that it was not trained on, and what they are.
+
+    Test images where these are of the same domains (an audit reports; it chooses no setting), else other training images:
+    those of a left-out domain would show how domains differ.
+    """
+    data = context.data
+    test = data.rows_of(group.loc[group["role"] == "test", "id"].tolist())
+    test = test[test["label"].notna() & (test["source"] == 0)]
+    if train_domain.startswith("not:"):
+        test = test.head(0)
+    elif train_domain != "all":
+        test = test[test["domain"] == train_domain]
+    if len(test):
+        return test, "test images, which choose no setting"
+    others = pretraining_rows(data, group, train_domain=train_domain)
+    others = others[others["label"].notna() & ~others["patient"].isin(set(trained["patient"]))]
+    return others, "other training images"
 
 
 def _attributes(context: Context) -> tuple[str, ...]:

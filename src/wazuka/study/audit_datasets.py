@@ -1,6 +1,6 @@
 """`wazuka audit --real A --synthetic B`: two datasets become the two sides of an audit.
 
-Which of A's images the generator was trained on, B's `generator/seen.parquet` says; without one all count as seen. Both
+Which of A's images the generator was trained on, B's `generator/trained.parquet` says; without one all count as seen. Both
 sides take one image transform: that of the generator where B names it, else both are resized to B's images.
 """
 
@@ -25,7 +25,7 @@ from wazuka.nn import backbones
 from wazuka.nn.encoders import Encoder
 from wazuka.study.audit import MOST_ATTRIBUTE_VALUES, Inception, Sides, audit_sides
 from wazuka.study.context import Settings
-from wazuka.study.make_dataset import GENERATOR
+from wazuka.study.make_dataset import GENERATOR, TRAINED
 
 LARGEST_SIDE = 256
 """Pixels a side to which images are resized at most, where the generator does not say more."""
@@ -59,7 +59,8 @@ def audit_datasets(
         for place in (one.folder, Path(one.card.root)):
             if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
                 raise DataError(f"--out {out} lies inside {place}, which is never written to; choose another folder.")
-    if out.is_dir() and any(out.iterdir()):
+    unfinished = {"checks.json", "memorized.parquet", "grid.png", "pairs.png", "summary.md"}
+    if out.is_dir() and not {one.name for one in out.iterdir()} <= unfinished:
         raise DataError(f"{out} is not empty; choose another --out.")
     if real.card.intensity != synthetic.card.intensity:
         raise DataError(
@@ -111,7 +112,7 @@ def _encoder(backbone: str) -> Encoder | Inception:
 
 def _training(real: Dataset, synthetic: Dataset) -> tuple[np.ndarray, str]:
     """Which real rows the generator was trained on, bool (n,), and a sentence on how that is known."""
-    file = synthetic.folder / GENERATOR / "seen.parquet"
+    file = synthetic.folder / GENERATOR / TRAINED
     rows = real.usable
     if not file.is_file():
         why = f"{synthetic.folder} does not say what its generator was trained on: all {len(rows)} real images count as seen."

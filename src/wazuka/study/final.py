@@ -27,7 +27,7 @@ from wazuka.study.data import StudyData
 from wazuka.study.final_images import final_images
 from wazuka.study.fitted import predictor_facts
 from wazuka.study.inner_split import inner_split as split_all
-from wazuka.study.rows import generator_patients, join_seen, rows_hash, seen_table
+from wazuka.study.rows import half, join_seen, rows_hash, seen_table
 from wazuka.study.strategies import Strategy
 from wazuka.study.tasks import TaskInputs, make_task
 from wazuka.training.roles import PretrainTask, Runtime
@@ -87,8 +87,7 @@ def make_final(run: Path, *, strategy: str, reason: str, settings: Settings) -> 
         )  # fmt: skip
     labels, hashed = len(rows), rows_hash(rows)
     if chosen.synthesis is not None and chosen.synthesis.split_budget:
-        own = ~generator_patients(rows)
-        rows, is_val = rows[own].reset_index(drop=True), is_val[own]
+        rows, is_val, inner_split = half(data, rows, is_val, budget="100%", of_generator=False)
     held = rows.loc[is_val, "patient"]
     others = everything[everything["label"].isna()] if method.semi_supervised else everything.head(0)
     others = others[~others["patient"].isin(held)]  # as in trials: never of patients that early stopping looks at

@@ -16,7 +16,7 @@ from wazuka.nn.encoders import Encoder
 from wazuka.nn.rows import ArrayImages
 from wazuka.study import synthetic_images
 from wazuka.study.data import StudyData
-from wazuka.study.rows import GeneratorRows, generator_patients
+from wazuka.study.rows import GeneratorRows, half
 from wazuka.study.strategies import Strategy
 from wazuka.study.synthesis_steps import make_filtered, memorization_facts, reference, train_generator
 from wazuka.training.roles import Runtime, SyntheticRows
@@ -50,12 +50,11 @@ def final_images(
     chosen, folder = strategy.synthesis, runtime.folder
     assert chosen is not None
     folder.mkdir(parents=True, exist_ok=True)
-    seen = rows
-    of_generator = np.ones(len(rows), bool)
+    seen, held, own = rows, is_val, rows
     if chosen.split_budget:
-        of_generator = generator_patients(rows)
-        seen = rows[of_generator].reset_index(drop=True)
-    found = GeneratorRows(rows=seen, is_val=is_val[of_generator])
+        seen, held, _ = half(data, rows, is_val, budget="100%", of_generator=True)
+        own, _, _ = half(data, rows, is_val, budget="100%", of_generator=False)
+    found = GeneratorRows(rows=seen, is_val=held)
     if not (folder / "notes.json").is_file():
         made = train_generator(
             data, strategy, found, pixels=pixels, encoder=encoders[0], name=folder.name, seed=seed, runtime=runtime
@@ -63,8 +62,8 @@ def final_images(
         made.generator.save(folder)
         write_json(folder / "notes.json", {"collapsed": made.collapsed, "notes": made.notes})  # last
     generator, notes = generators.load(folder), read_json(folder / "notes.json")
-    own = rows[~of_generator] if chosen.split_budget else rows
     counts = np.bincount(data.label_codes(own), minlength=len(data.classes))
+    weight = synthetic_images.weight(counts, ratio=chosen.ratio, classes=chosen.classes)
     counts = synthetic_images.wanted(counts, ratio=chosen.ratio, classes=chosen.classes)
     everything = data.table[data.table["source"] == 0].reset_index(drop=True)
     path = features.cached_features(pixels, encoders[0], cache=cache, device=runtime.device)
@@ -77,7 +76,8 @@ def final_images(
         window=strategy.image.window,
         device=runtime.device,
     )
-    kept = make_filtered(generator, counts, against, testing=False, device=runtime.device)
+    private = chosen.dp is not None
+    kept = make_filtered(generator, counts, against, testing=False, device=runtime.device, private=private)
     synthetic_images.save_images(
         folder, kept.pixels, kept.rows.assign(part="train", label=[data.classes[one] for one in kept.rows["class"]])
     )
@@ -97,6 +97,6 @@ def final_images(
         labels=kept.rows["class"].to_numpy(np.int64),
         features=matrix,
         train_on=chosen.train_on,
-        weight=chosen.ratio,
+        weight=weight,
     )
     return synthetic, notes | {"memorization": memorization_facts([kept]), "images": len(kept.pixels)}

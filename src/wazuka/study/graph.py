@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wazuka.core import threads
 from wazuka.core.errors import ConfigError
 from wazuka.core.progress import say, track
-from wazuka.core.records import is_finished
+from wazuka.core.records import is_finished, read_json
 from wazuka.study.context import Settings
 from wazuka.study.plan import Plan, Step, step_folder
 from wazuka.study.steps import run_step
@@ -62,7 +62,8 @@ def needed(run: Path, plan: Plan) -> dict[str, Step]:
         if step.id in wanted:
             return
         folder = step_folder(run, step)
-        if folder is not None and is_finished(folder):
+        finished = folder is not None and is_finished(folder)
+        if finished and not (step.after and "synthetic_missing" in read_json(folder / "record.json")):  # type: ignore[operator]
             return
         wanted.add(step.id)
         for one in (*step.needs, *step.after):

@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from wazuka import synthesize
 from wazuka.core.errors import ConfigError, DataError, NotEnoughData, unknown_name
-from wazuka.core.hashing import derive_seed, make_key
+from wazuka.core.hashing import derive_seed, hash_strings, make_key
 from wazuka.core.progress import say
-from wazuka.core.records import clear_unfinished, finish, is_finished, read_json, write_table, write_text
+from wazuka.core.records import clear_unfinished, finish, is_finished, read_json, write_json, write_table, write_text
 from wazuka.data.importers.listing import ImportOptions
 from wazuka.data.importing import import_dataset
 from wazuka.data.manifest import Dataset
-from wazuka.data.pixels import PixelCache, build_pixels, to_picture
+from wazuka.data.pixels import PixelCache, build_pixels, pixels_key, to_picture
 from wazuka.nn import features, generators
 from wazuka.nn.encoders import Encoder
 from wazuka.study import data as study_data
@@ -38,6 +39,10 @@ PRESET = "standard"
 SIZE = 64
 """Pixels a side where `--size` is not given."""
 GENERATOR, IMAGES = "generator", "images"
+TRAINED = "trained.parquet"
+"""Of the rows in `seen.parquet` those that were trained on; the others were set aside for monitors."""
+COPIES_IN_MEMORY, FEATURE_BYTES = 12, 16_384
+"""Bytes that an image takes while it is made and compared: of each value, and of its features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,8 @@ class Outcome:
     images: int
     left_out: int
     blocked: str | None
+    notes: tuple[str, ...] = ()
+    """What a user should know besides."""
 
 
 def make_dataset(dataset: Dataset, out: Path, *, wishes: Wishes, settings: Settings) -> Outcome:
@@ -99,9 +106,14 @@ def make_dataset(dataset: Dataset, out: Path, *, wishes: Wishes, settings: Setti
     counts = _counts(data, rows, wishes.count)
     encoder = _encoder(wishes)
     strategy.image.check(dataset.card.intensity)
-    key = make_key("make", strategy, method.code_version, encoder.weights_hash, rows_hash(rows), wishes.seed)
+    patients = hash_strings(rows["patient"].astype("string").fillna("").tolist())
+    key = make_key(
+        "make", strategy, method.code_version, encoder.weights_hash, rows_hash(rows), patients,
+        pixels_key(data.main, strategy.image), wishes.seed,
+    )  # fmt: skip
     folder = out / GENERATOR
     _check_out(out, folder, key, dataset)
+    _check_memory(counts, (wishes.size, wishes.size, 3))
     pixels = build_pixels(data.main, strategy.image, cache=Path(settings.cache), workers=settings.workers)
     is_val, _ = inner_split(data, rows, derive_seed(wishes.seed, "make"))
     found = GeneratorRows(rows=rows, is_val=is_val)
@@ -116,6 +128,7 @@ def make_dataset(dataset: Dataset, out: Path, *, wishes: Wishes, settings: Setti
         )
         made.generator.save(folder)
         write_table(folder / "seen.parquet", seen_table(rows, labeled=method.needs != "none"))
+        write_table(folder / TRAINED, seen_table(rows[~is_val], labeled=method.needs != "none"))
         assert strategy.synthesis is not None
         record: dict[str, Any] = {"schema": 1, "step": "synthesize", "key": key, "collapsed": made.collapsed}
         record |= {"config": strategy.synthesis.method, "image": strategy.image, "seed": wishes.seed}
@@ -138,7 +151,15 @@ def make_dataset(dataset: Dataset, out: Path, *, wishes: Wishes, settings: Setti
     blocked = _blocked(read_json(folder / "record.json")["collapsed"], facts)
     if blocked is None:
         _write(kept, pixels, data.classes, out=out, dataset=dataset, wishes=wishes, key=key, workers=settings.workers)
-    return Outcome(0 if blocked else len(kept.pixels), int(facts["flagged"]), blocked)
+    write_json(folder / "memorization.json", facts)
+    written = 0 if blocked else len(kept.pixels)
+    notes = []
+    if facts["outcome"] == "not applicable":
+        why = "; ".join(f"{name}: {one}" for name, one in facts["not_used"].items())
+        notes.append(f"Copies of training images were not looked for ({why}).")
+    if not blocked and written < int(counts.sum()):
+        notes.append(f"{int(counts.sum()) - written} images fewer than asked for: no more were left beside the copies.")
+    return Outcome(written, int(facts["flagged"]), blocked, tuple(notes))
 
 
 def _study(dataset: Dataset, wishes: Wishes) -> Study:
@@ -165,14 +186,24 @@ def _counts(data: study_data.StudyData, rows: pd.DataFrame, count: int | None) -
         raise ConfigError(f"--count {count} is below the {len(have)} classes of the dataset; give {len(have)} or more.")
     shares = have / have.sum() * count
     found = np.maximum(1, np.floor(shares).astype(np.int64))
-    order = np.argsort(-(shares - found), kind="stable")
-    step = 1 if found.sum() < count else -1
-    for code in (order if step > 0 else order[::-1]).tolist() * count:
-        if found.sum() == count:
-            break
-        if step > 0 or found[code] > 1:
-            found[code] += step
+    while (missing := int(count - found.sum())) != 0:  # at most as often as there are classes
+        code = (
+            int(np.argmax(shares - found)) if missing > 0 else int(np.argmax(np.where(found > 1, found - shares, -1)))
+        )
+        found[code] += 1 if missing > 0 else -1
     return found
+
+
+def _check_memory(counts: np.ndarray, shape: tuple[int, int, int]) -> None:
+    """Refuse more images than fit into memory, before a generator is trained for them."""
+    needed = int(counts.sum()) * (int(np.prod(shape)) * COPIES_IN_MEMORY + FEATURE_BYTES)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        most = max(1, int(free / needed * counts.sum()))
+        raise ConfigError(
+            f"--count {int(counts.sum())} needs about {needed / 2**30:.0f} GB of memory, {free / 2**30:.0f} GB are free; give"
+            f" {most} or fewer."
+        )
 
 
 def _check_out(out: Path, folder: Path, key: str, dataset: Dataset) -> None:

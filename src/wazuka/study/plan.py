@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wazuka.core.hashing import make_key
+from wazuka.core.records import is_finished, read_json
 from wazuka.study.config import Study, to_mapping
 from wazuka.study.data import StudyData
 
@@ -96,6 +97,17 @@ def study_key(study: Study, data: StudyData) -> str:
         values.pop(key, None)
     values["test"].pop("dataset", None)
     return make_key("study", values, data.fingerprint)
+
+
+def is_complete(run: Path, plan: Plan, step: Step) -> bool:
+    """Whether a step is finished, and did not have to do without a step it waits for that has succeeded since."""
+    folder = step_folder(run, step)
+    if folder is None or not is_finished(folder):
+        return False
+    if not step.after or "synthetic_missing" not in read_json(folder / "record.json"):
+        return True
+    made = [step_folder(run, plan.steps[one]) for one in step.after]
+    return not all(one is None or is_finished(one) for one in made)
 
 
 def step_folder(run: Path, step: Step) -> Path | None:

@@ -2,7 +2,7 @@
 
 A generator is shared by all strategies that ask for the same one on the same rows; so are its images. Every trial of a
 study with a generator is also tested on synthetic images: its own generator's, or, for a strategy without one, those of
-the first strategy in the file that has one (same repeat, budget and train domain).
+the first strategy in the file that has a fitting one (same image transform, repeat, budget and train domain).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class SynthesisPlanner:
 
     def __init__(self, planner: Planner) -> None:
         self.planner = planner
-        self.reference = next((one for one in planner.study.strategies if one.synthesis is not None), None)
+        self.makers = [one for one in planner.study.strategies if one.synthesis is not None]
+        self.untested: dict[str, str] = {}
         self._audited: set[str] = set()
         self._rows: dict[tuple[int, str, str, bool], TrialRows] = {}
 
@@ -58,18 +59,22 @@ class SynthesisPlanner:
         if chosen is None or chosen.train_on == "real":
             return None
         step = self.images(strategy, chosen, group, budget)
-        return {"step": step, "train_on": chosen.train_on, "ratio": chosen.ratio}
+        have = self.rows(group, budget, chosen.split_budget).counts(self.planner.data)
+        weight = synthetic_images.weight(have, ratio=chosen.ratio, classes=chosen.classes)
+        return {"step": step, "train_on": chosen.train_on, "ratio": chosen.ratio, "weight": weight}
 
     def to_test_on(self, strategy: Strategy, group: tuple[int, str], budget: str, *, target: str | None) -> str | None:
         """Step with the synthetic images that a trial is tested on beside the real ones; None where there are none."""
-        source = strategy if strategy.synthesis is not None else self.reference
-        if source is None or source.synthesis is None or target is not None:
+        if target is not None or not self.makers:
             return None
-        if source is not strategy:
-            made = budget in source.budgets and group[0] < source.repeats
-            if not made or source.image != strategy.image:
-                return None
-        return self.images(source, source.synthesis, group, budget)
+        makers = [strategy] if strategy.synthesis is not None else self.makers
+        for source in makers:
+            fits = budget in source.budgets and group[0] < source.repeats and source.image == strategy.image
+            if fits and source.synthesis is not None:
+                return self.images(source, source.synthesis, group, budget)
+        what = f"{strategy.name} on synthetic images"
+        self.untested[what] = "no generator of this study makes images of its transform, budget and repeat"
+        return None
 
     def features(self, step: str, encoder_step: str) -> str:
         """Step that computes frozen features of synthetic images."""
@@ -131,6 +136,10 @@ class SynthesisPlanner:
             split_budget=chosen.split_budget,
             needs=method.needs,
         )
+        if chosen.dp is not None:
+            from wazuka.training.private import check_delta
+
+            check_delta(chosen.dp.delta, int((~found.is_val).sum()))
         seed = derive_seed(planner.study.seed, "synthesize", method.name, *group)
         held = hash_strings(np.asarray(found.is_val, int).astype(str).tolist())
         key = make_key(

@@ -79,7 +79,7 @@ def trial_rows(
     )
     held = labeled.loc[is_val, "patient"]
     if split_budget:
-        labeled, is_val, inner_split = _half(data, labeled, is_val, budget=budget, of_generator=False)
+        labeled, is_val, inner_split = half(data, labeled, is_val, budget=budget, of_generator=False)
     test = data.rows_of(rows.loc[rows["role"] == "test", "id"].tolist())
     test = test[test["label"].notna()].copy()
     if train_domain == "all":
@@ -151,14 +151,18 @@ def generator_rows(
     selection = budgets.select(rows, budgets.parse(budget), labels=data.labels)
     labeled, is_val = data.rows_of(list(selection.ids)), np.asarray(selection.is_val, bool)
     if split_budget:
-        labeled, is_val, _ = _half(data, labeled, is_val, budget=budget, of_generator=True)
+        labeled, is_val, _ = half(data, labeled, is_val, budget=budget, of_generator=True)
     return GeneratorRows(rows=labeled, is_val=is_val)
 
 
-def _half(
+def half(
     data: StudyData, labeled: pd.DataFrame, is_val: np.ndarray, *, budget: str, of_generator: bool
 ) -> tuple[pd.DataFrame, np.ndarray, bool]:
-    """One side of a split budget: (rows, is_val, inner_split), by the rules that whole budgets follow."""
+    """One side of a split budget: (rows, is_val, inner_split), by the rules that whole budgets follow.
+
+    Raises:
+        NotEnoughData: If it lacks patients of a class.
+    """
     chosen = generator_patients(labeled) == of_generator
     codes = data.label_codes(labeled)
     least = 1 if of_generator else 2

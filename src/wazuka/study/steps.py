@@ -23,14 +23,14 @@ import wazuka
 from wazuka import adapt, pretrain
 from wazuka.core import threads
 from wazuka.core.errors import OutOfSpace, WazukaError
-from wazuka.core.records import clear_unfinished, finish, is_finished, out_of_space, read_table, write_json, write_table
+from wazuka.core.records import RECORD, clear_unfinished, finish, out_of_space, read_table, write_json, write_table
 from wazuka.nn import encoders
 from wazuka.nn.cards import CARDS
 from wazuka.nn.encoders import Encoder
 from wazuka.study import provenance
 from wazuka.study.context import Context, Settings, encoder_of, encoder_seen, features_of, open_run, pixels_of
 from wazuka.study.fitted import save_fitted
-from wazuka.study.plan import Step, step_folder
+from wazuka.study.plan import Step, is_complete, step_folder
 from wazuka.study.rows import join_seen, pretraining_rows, rows_hash, seen_table
 from wazuka.study.synthesis_steps import do_synthesize, do_synthetic
 from wazuka.study.tasks import adapt_task
@@ -71,12 +71,13 @@ def run_step(run: str, step_id: str, settings: Settings, *before: dict[str, Any]
         step = context.plan.steps[step_id]
         status["name"] = step.name
         folder = step_folder(context.run, step)
-        if folder is not None and is_finished(folder):
+        if is_complete(context.run, context.plan, step):
             return status | {"outcome": "kept", "seconds": 0.0}
         lost = [one for one in before if one["outcome"] == "failed" and one["step"] in step.needs]
         if lost:
             raise WazukaError(f"{lost[0]['name']} failed: {lost[0]['reason']}")
         if folder is not None:
+            (folder / RECORD).unlink(missing_ok=True)
             clear_unfinished(folder)
         outcome = STEPS[step.kind](context, step, settings)
         if folder is not None:

@@ -82,8 +82,8 @@ def read_synthesis(values: Mapping[str, Any], *, method: Adapter, where: str) ->
             " use `train_on: real+synthetic`."
         )
     dp = None if values.get("dp") is None else build(Dp, mapping(values["dp"], f"{where}.dp"), where=f"{where}.dp")
-    if dp is not None and not synthesize.METHODS[chosen.name].private:
-        raise ConfigError(f"{where}: `{chosen.name}` cannot train under differential privacy; remove `dp`.")
+    if dp is not None:
+        _check_private(chosen, where=where)
     return Synthesis(
         method=chosen,
         train_on=train_on,
@@ -92,6 +92,17 @@ def read_synthesis(values: Mapping[str, Any], *, method: Adapter, where: str) ->
         classes=classes,
         dp=dp,
     )
+
+
+def _check_private(chosen: Method, *, where: str) -> None:
+    synthesizer = synthesize.METHODS[chosen.name]
+    if not synthesizer.private:
+        raise ConfigError(f"{where}: `{chosen.name}` cannot train under differential privacy; remove `dp`.")
+    if synthesizer.check_private is not None:
+        try:
+            synthesizer.check_private(chosen.config)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
 
 
 def _ratio(value: Any, *, where: str) -> float:

@@ -157,7 +157,7 @@ class Reference:
 def reference(seen: GeneratorRows, every: pd.DataFrame, **inputs: Any) -> Reference:
     """Make the reference of a generator: its training rows, then the images of other patients among `every`."""
     trained = seen.rows[~seen.is_val]
-    others = every[~every["patient"].isin(set(seen.rows["patient"]))]
+    others = every[~every["patient"].isin(set(trained["patient"]))]
     return Reference(rows=pd.concat([trained, others], ignore_index=True), trained=len(trained), **inputs)
 
 
@@ -170,12 +170,14 @@ class Filtered:
         rows: Row per image: `class, seed` and what the search for copies found.
         first: What it found among all images made first, before any was replaced.
         usable: Whether enough images were left; else the unfiltered ones are here.
+        private: Whether none was left out because the generator is differentially private.
     """
 
     pixels: np.ndarray
     rows: pd.DataFrame
     first: Memorized
     usable: bool
+    private: bool = False
 
 
 def make_filtered(
@@ -186,11 +188,19 @@ def make_filtered(
     testing: bool,
     device: str,
     truncation: float = 1.0,
+    private: bool = False,
 ) -> Filtered:
-    """Make images of each class; memorized ones are replaced by spares from the next seeds, as far as these go."""
+    """Make images of each class; memorized ones are replaced by spares from the next seeds, as far as these go.
+
+    With `private` (a generator trained under differential privacy) all are kept: to leave some out by their likeness to
+    real images would tell of these outside the budget. What was found then stands in the record only.
+    """
     made = images.make_images(generator, counts, testing=testing, device=device, truncation=truncation)
     first = against.judge(made.pixels)
     pixels, labels, seeds, marks = made.pixels, made.labels, made.seeds, first.table
+    if private:
+        kept = pd.concat([pd.DataFrame({"class": labels, "seed": seeds}), marks.reset_index(drop=True)], axis=1)
+        return Filtered(pixels, kept, first, usable=True, private=True)
     flagged = np.bincount(labels[marks["flag"].to_numpy(bool)], minlength=len(counts))
     spares = np.minimum(np.ceil(counts * images.SPARES), 2 * flagged).astype(np.int64)
     if spares.any():
@@ -215,6 +225,8 @@ def do_synthetic(context: Context, step: Step, settings: Settings) -> dict[str, 
     source_folder = step_folder(context.run, source)
     assert source_folder is not None
     generator = generators.load(source_folder)
+    chosen = context.study.strategy(args["strategy"]).synthesis
+    assert chosen is not None
     group = context.splits[args["repeat"], args["train_domain"]]
     against = reference(
         rows_of(context, source),
@@ -227,7 +239,12 @@ def do_synthetic(context: Context, step: Step, settings: Settings) -> dict[str, 
     )
     parts = {
         name: make_filtered(
-            generator, np.array(args[name], np.int64), against, testing=name == "test", device=settings.device
+            generator,
+            np.array(args[name], np.int64),
+            against,
+            testing=name == "test",
+            device=settings.device,
+            private=chosen.dp is not None,
         )
         for name in ("train", "test")
     }
@@ -250,15 +267,19 @@ def memorization_facts(parts: list[Filtered]) -> dict[str, Any]:
     """What the record says: the outcome on all images made first (before any was replaced), by the rule of WZ201."""
     found = parts[0].first
     flags = np.concatenate([one.first.table["flag"].to_numpy(bool) for one in parts])
-    filtered = all(one.usable for one in parts)
+    usable, private = all(one.usable for one in parts), any(one.private for one in parts)
     values: dict[str, Any] = {
         "flagged": int(flags.sum()),
         "images": len(flags),
-        "filtered": filtered,
+        "filtered": usable and not private,
         "limits_from": found.source,
         "not_used": dict(found.unusable),
     }
+    if private:
+        values["not_filtered_because"] = (
+            "differential privacy: a choice by likeness to real images is outside the budget"
+        )
     if not len(flags):
         return values | {"outcome": "not applicable"}
     outcome, low = check.judge(int(flags.sum()), len(flags), found)
-    return values | {"outcome": outcome if filtered else "issue", "share": float(flags.mean()), "low": low}
+    return values | {"outcome": outcome if usable else "issue", "share": float(flags.mean()), "low": low}

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from wazuka.core.hashing import hash_file
 from wazuka.core.records import write_table, writing
 from wazuka.data.pixels import PixelCache
 from wazuka.nn.generators import Generator
@@ -41,6 +42,14 @@ def wanted(counts: np.ndarray, *, ratio: float, classes: str) -> np.ndarray:
     if classes == "rare-only":
         found[np.arange(len(counts)) != int(np.argmin(counts))] = 0
     return found
+
+
+def weight(counts: np.ndarray, *, ratio: float, classes: str) -> float:
+    """Total weight of the training images relative to the real ones, arguments as in `wanted`: each weighs like one real
+    image, whatever rounding and filter left of them."""
+    if classes == "all":
+        return ratio
+    return float(wanted(counts, ratio=ratio, classes=classes).sum() / counts.sum())
 
 
 def seeds_of(label: int, start: int, count: int, *, classes: int, testing: bool) -> np.ndarray:
@@ -120,6 +129,9 @@ def save_images(folder: Path, pixels: np.ndarray, rows: pd.DataFrame) -> None:
 def open_images(folder: Path, *, key: str, like: PixelCache) -> PixelCache:
     """Open the images of a finished synthetic step, as a cache of the same kind as the real images' one."""
     array = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+    key = (
+        f"{key}-{hash_file(folder / IMAGES)[:16]}"  # features are cached by what the images are, not how they were made
+    )
     return dataclasses.replace(
         like,
         folder=folder,

@@ -75,7 +75,7 @@ def _synthetic_rows(context: Context, given: dict[str, Any], settings: Settings)
         labels=table["class"].to_numpy(np.int64)[places],
         features=None if matrix is None else np.asarray(matrix[places]),
         train_on=given["train_on"],
-        weight=given["ratio"],
+        weight=given["weight"],
     )
 
 

@@ -305,6 +305,7 @@ class Synthesizer:
         needs: What of the images it is handed: "none" (pixels only), "labels" or "masks".
         presets: Name -> settings, for `wazuka synthesize --preset` (smoke, quick, standard, paper).
         private: Whether it can train under differential privacy (`SynthesisTask.privacy`).
+        check_private: `check_private(config)`: refuses, by a `ConfigError`, settings that have no private form.
         expected_seconds: `expected_seconds(config, images, shape, device) -> float`: of one training on so many images of
             a shape (height, width, channels), measured on a step or two, for the estimate of time.
         Others: as in `Adapter`.
@@ -318,5 +319,6 @@ class Synthesizer:
     needs: Literal["none", "labels", "masks"]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     private: bool = False
+    check_private: Callable[[Any], None] | None = None
     cites: tuple[str, ...] = ()
     expected_seconds: Callable[[Any, int, tuple[int, int, int], str], float] | None = None
