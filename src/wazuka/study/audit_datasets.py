@@ -23,7 +23,8 @@ from wazuka.data.pixels import build_pixels
 from wazuka.data.transform import ImageTransform
 from wazuka.nn import backbones
 from wazuka.nn.encoders import Encoder
-from wazuka.study.audit import MOST_ATTRIBUTE_VALUES, Inception, Sides, audit_sides
+from wazuka.study.audit import MOST_ATTRIBUTE_VALUES, audit_sides
+from wazuka.study.audit_sides import Inception, Sides
 from wazuka.study.context import Settings
 from wazuka.study.make_dataset import GENERATOR, TRAINED
 
