@@ -101,7 +101,7 @@ def measure(latent: int, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from wazuka.nn.rows import ArrayImages
-    from wazuka.synthesize.msg_gan import Config, MsgGanGame, _settings, build_networks
+    from wazuka.synthesize.msg_gan import Config, _settings, build_networks, make_game
     from wazuka.training.adversarial import _Loop
     from wazuka.training.sample_monitor import Quality
 
@@ -117,7 +117,7 @@ def measure(latent: int, arguments: argparse.Namespace) -> dict[str, Any]:
         compile=arguments.compile,
     )
     pixels = np.random.default_rng(0).integers(0, 256, (4 * batch, size, size, 3)).astype(np.uint8)
-    game = MsgGanGame(
+    game = make_game(
         ArrayImages(pixels), None, size=size, config=config, intensity="rgb8", window=None, device=device, seed=0
     )
     networks = build_networks(config, size=size, channels=3, classes=0, seed=0)

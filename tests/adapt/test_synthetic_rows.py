@@ -16,31 +16,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from tests.adapt.synthetic_tasks import WAYS, add, fit
 from tests.adapt.test_linear_probe import task_of
 from tests.toy_images import as_images, noise
-from wazuka import adapt
 from wazuka.adapt import linear_probe
-from wazuka.core.config import build
 from wazuka.core.errors import DataError, NotEnoughData
 from wazuka.core.hashing import to_plain
 from wazuka.data.views import JoinedImages
 from wazuka.nn.predictors import LinearHead
 from wazuka.training.grouped_cv import make_folds
 from wazuka.training.logistic import Problem, solve
-from wazuka.training.roles import AdaptTask, Fitted, Runtime, SyntheticRows, TrainOn
-
-WAYS: tuple[TrainOn, ...] = ("real+synthetic", "synthetic", "synthetic-then-real")
-
-
-def add(task: AdaptTask, rows: SyntheticRows | None) -> AdaptTask:
-    return dataclasses.replace(task, synthetic=rows)
-
-
-def fit(name: str, tasks: list[AdaptTask], folder: Path, **config: Any) -> list[Fitted]:
-    folder.mkdir(parents=True, exist_ok=True)
-    method = adapt.METHODS[name]
-    runtime = Runtime(device="cpu", threads=1, folder=folder)
-    return method(tasks, config=build(method.config, config, where="adapt"), runtime=runtime)
+from wazuka.training.roles import AdaptTask, SyntheticRows, TrainOn
 
 
 def with_features(

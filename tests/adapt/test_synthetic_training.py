@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from tests.adapt.synthetic_tasks import WAYS, add, fit
 from tests.toy_images import as_images, make_task, noise, tiny_encoder, toy_classes
-from wazuka import adapt
 from wazuka.adapt import finetune, lora
-from wazuka.core.config import build
 from wazuka.core.errors import DataError
 from wazuka.data.views import Images
 from wazuka.nn.features import compute_features
@@ -27,20 +26,7 @@ from wazuka.nn.weights import hash_state
 from wazuka.training import batches, mixing
 from wazuka.training.loop import LoopSettings
 from wazuka.training.mixing import MixedRows
-from wazuka.training.roles import AdaptTask, Fitted, Runtime, SyntheticRows, TrainOn
-
-WAYS: tuple[TrainOn, ...] = ("real+synthetic", "synthetic", "synthetic-then-real")
-
-
-def add(task: AdaptTask, rows: SyntheticRows | None) -> AdaptTask:
-    return dataclasses.replace(task, synthetic=rows)
-
-
-def fit(name: str, tasks: list[AdaptTask], folder: Path, **config: Any) -> list[Fitted]:
-    folder.mkdir(parents=True, exist_ok=True)
-    method = adapt.METHODS[name]
-    runtime = Runtime(device="cpu", threads=1, folder=folder)
-    return method(tasks, config=build(method.config, config, where="adapt"), runtime=runtime)
+from wazuka.training.roles import AdaptTask, SyntheticRows, TrainOn
 
 
 @settings(max_examples=50, deadline=None)

@@ -17,9 +17,10 @@ from wazuka.core.errors import ConfigError, NotEnoughData
 from wazuka.nn import generators
 from wazuka.nn.msg_gan import MsgGanGenerator
 from wazuka.synthesize import msg_gan
-from wazuka.synthesize.msg_gan import METHOD, Config, MsgGanGame, build_networks, expected_seconds, fit, settle_size
+from wazuka.synthesize.msg_gan import METHOD, Config, build_networks, expected_seconds, fit, make_game, settle_size
 from wazuka.training import sample_monitor, seeding
 from wazuka.training.adversarial import _Loop
+from wazuka.training.gan_game import Batch, GanGame
 from wazuka.training.pyramid_images import PyramidImages, pyramid_of
 from wazuka.training.roles import Generated, Privacy, Runtime, SynthesisTask
 from wazuka.training.sample_monitor import Quality
@@ -126,7 +127,7 @@ def test_each_class_is_drawn_equally_often_with_its_own_label(tmp_path: Path) ->
     labels = np.array([0] * 9 + [1] * 3)
     images[labels == 1] = 255
     task = make_task(tmp_path, images, labels)
-    game = MsgGanGame(task.images, labels, size=32, config=TINY, intensity="rgb8", window=None, device="cpu", seed=0)
+    game = make_game(task.images, labels, size=32, config=TINY, intensity="rgb8", window=None, device="cpu", seed=0)
     counts = np.zeros(2, int)
     for step in range(10):
         batch = game.draw(step, seeding.step_generator(0, "step", step))
@@ -176,16 +177,16 @@ def test_a_killed_training_ends_with_the_same_bytes(
     config = dataclasses.replace(TINY, steps=6, monitor_every=2, **changes)
     task = make_task(tmp_path / "data", *blobs(12), is_val=np.arange(12) >= 8)
     whole = run(task, tmp_path / "whole", config)
-    original, calls = MsgGanGame.draw, []
+    original, calls = GanGame.draw, []
 
-    def dying(self: MsgGanGame, step: int, generator: torch.Generator) -> msg_gan.Batch:
+    def dying(self: GanGame, step: int, generator: torch.Generator) -> Batch:
         calls.append(step)
         if len(calls) == 6:
             raise KeyboardInterrupt
         return original(self, step, generator)
 
     with monkeypatch.context() as patched:
-        patched.setattr(MsgGanGame, "draw", dying)
+        patched.setattr(GanGame, "draw", dying)
         with pytest.raises(KeyboardInterrupt):
             run(task, tmp_path / "killed", config)
     assert list((tmp_path / "killed").glob("checkpoint*"))
@@ -228,9 +229,9 @@ def test_the_size_is_the_largest_that_the_images_have(height: int, size: int) ->
 
 def test_a_collapsed_training_is_stopped_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The generator's output is made the same for all latent vectors from step 3 on."""
-    original = MsgGanGame.make
+    original = GanGame.make
 
-    def collapse(self: MsgGanGame, network: Any, batch: msg_gan.Batch) -> list[torch.Tensor]:
+    def collapse(self: GanGame, network: Any, batch: Batch) -> list[torch.Tensor]:
         if state["step"] >= 3:
             with torch.no_grad():
                 network.enlarge.weight.zero_()
@@ -239,7 +240,7 @@ def test_a_collapsed_training_is_stopped_and_says_so(tmp_path: Path, monkeypatch
         return original(self, network, batch)
 
     state = {"step": 0}
-    monkeypatch.setattr(MsgGanGame, "make", collapse)
+    monkeypatch.setattr(GanGame, "make", collapse)
     config = dataclasses.replace(TINY, steps=12, monitor_every=3, ema=0.0, lr=1e-6, start="normal")
     result = run(make_task(tmp_path / "data", *blobs(16)), tmp_path / "run", config)
     assert result.collapsed is not None
@@ -263,7 +264,7 @@ def test_a_step_never_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.M
         raise AssertionError("a tensor's value is read within a step")
 
     config = dataclasses.replace(TINY, augment="adaptive", steps=1000, monitor_every=1000)
-    game = MsgGanGame(
+    game = make_game(
         as_images(noise(8), tmp_path),
         np.arange(8) % 2,
         size=32,

@@ -1,10 +1,10 @@
 """MSG-GAN: a generator with an image at every scale, against a discriminator that sees all of them.
 
 Karnewar & Wang (2020), MSG-GAN (CVPR, arXiv:1903.06048), ProGAN form; used for histopathology patches in Aytar & Gunduc
-(2024, arXiv:2405.16286). Networks: `nn.msg_gan`; loop, averaging and monitors: `training.adversarial`. Losses:
-relativistic average hinge, WGAN-GP and non-saturating with or without R1, the penalties as means over the scales; under
-differential privacy (`dp`) the last without: `training.private_game`. Our additions:
-one conditional generator (projection discriminator) for all classes and differentiable augmentation for few images.
+(2024, arXiv:2405.16286). Networks: `nn.msg_gan`; loop, averaging and monitors: `training.adversarial`. Draws
+and losses of a step (relativistic average hinge, WGAN-GP, non-saturating with or without R1, penalties as means over the
+scales): `training.gan_game`; under differential privacy (`dp`, non-saturating only): `training.private_game`. Ours: one
+conditional generator (projection discriminator) for all classes and differentiable augmentation for few images.
 Study file: `synthesize: {method: msg-gan, steps: 3000, latent: 128}`; `wazuka synthesize msg-gan DATASET --out DATASET2`.
 """
 
@@ -31,28 +31,16 @@ from wazuka.nn.msg_gan import (
 )
 from wazuka.nn.rows import ArrayImages, ImageRows
 from wazuka.training import diff_augment, seeding
-from wazuka.training.adversarial import AdversarialSettings, Pyramid, TrainedPair, seconds_per_step, train
-from wazuka.training.adversarial_losses import (
-    gradient_penalty,
-    ns_discriminator,
-    ns_generator,
-    r1_penalty,
-    ra_hinge_discriminator,
-    ra_hinge_generator,
-    wgan_discriminator,
-    wgan_generator,
-)
+from wazuka.training.adversarial import AdversarialSettings, TrainedPair, seconds_per_step, train
 from wazuka.training.batches import require_range
+from wazuka.training.gan_game import GanGame, Loss
 from wazuka.training.image_grid import write_grid
 from wazuka.training.loop import Precision
 from wazuka.training.private import require_opacus
 from wazuka.training.private_game import PrivateGame
-from wazuka.training.pyramid_images import Flips, PyramidImages
+from wazuka.training.pyramid_images import Flips
 from wazuka.training.roles import Generated, Runtime, SynthesisTask, Synthesizer
 from wazuka.training.sample_monitor import Quality, SampleMonitor
-from wazuka.training.sampling import BalancedRows, ShuffledRows
-
-Loss = Literal["ra-hinge", "wgan-gp", "ns-r1", "ns"]
 
 MONITORS = 20
 """Looks at the images in a training where `monitor_every` is not given."""
@@ -129,124 +117,21 @@ class Config:
         require_range({"ema": self.ema, "betas[0]": self.betas[0], "betas[1]": self.betas[1]}, below=1)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one step sees: real images at every scale, their classes (also those of the fakes) and latent vectors."""
-
-    reals: Pyramid
-    labels: torch.Tensor | None
-    latents: torch.Tensor
-
-
-class MsgGanGame:
-    """The draws and losses of a training (`training.adversarial.Game`).
-
-    Args:
-        images: Real images to train on, n rows.
-        labels: Class index per row for a conditional training, (n,); each class is then drawn equally often. None: rows
-            come as they are.
-        size: Side of the networks' images.
-        config: The settings.
-        intensity, window: Of the images.
-        device: Of the networks.
-        seed: Of the order of rows.
-    """
-
-    def __init__(
-        self,
-        images: ImageRows,
-        labels: np.ndarray | None,
-        *,
-        size: int,
-        config: Config,
-        intensity: str,
-        window: str | None,
-        device: str,
-        seed: int,
-    ) -> None:
-        self.size, self.config, self.device = size, config, device
-        self.reals = PyramidImages(
-            images, size=size, flips=config.flips, intensity=intensity, window=window, device=device
-        )
-        order = derive_seed(seed, "order")
-        self.rows: BalancedRows | ShuffledRows = (
-            ShuffledRows(len(images), config.batch, seed=order)
-            if labels is None
-            else BalancedRows(labels, config.batch, seed=order)
-        )
-        self.batch = self.rows.batch
-        self.labels = None if labels is None else torch.from_numpy(labels).to(device)
-        self.adaptive: diff_augment.AdaptiveChance | None = None
-        if config.augment == "adaptive":
-            self.adaptive = diff_augment.AdaptiveChance(batch=self.rows.batch, steps=config.steps, device=device)
-
-    def draw(self, step: int, generator: torch.Generator) -> Batch:
-        """Real images of a step, their classes, latent vectors."""
-        rows = self.rows(step)
-        reals = self.reals.batch(rows, generator)
-        labels = None if self.labels is None else self.labels[torch.from_numpy(rows).to(self.device, non_blocking=True)]
-        return Batch(reals, labels, torch.randn(len(rows), self.config.latent, generator=generator, device=self.device))
-
-    def make(self, network: nn.Module, batch: Batch) -> Pyramid:
-        """Images of the step's latent vectors, float32."""
-        return [one.float() for one in network(batch.latents, batch.labels)]
-
-    def discriminator_loss(
-        self, network: nn.Module, batch: Batch, fakes: Pyramid, draws: torch.Generator
-    ) -> torch.Tensor:
-        """Loss of the discriminator with its penalty; both kinds of images are augmented, each with its own draws."""
-        config = self.config
-        reals, fakes = self._augment(batch.reals, draws), self._augment(fakes, draws)
-        if config.loss == "ns-r1":
-            reals = [one.requires_grad_(True) for one in reals]
-        real, fake = network(reals, batch.labels), network(fakes, batch.labels)
-        if self.adaptive is not None:
-            middle = 0.0 if config.loss in ("ns", "ns-r1") else (real.detach().mean() + fake.detach().mean()) / 2
-            self.adaptive.update(real, middle)
-        if config.loss == "ra-hinge":
-            return ra_hinge_discriminator(real, fake)
-        if config.loss == "ns":
-            return ns_discriminator(real, fake)
-        if config.loss == "ns-r1":
-            return ns_discriminator(real, fake) + config.gamma / 2 * r1_penalty(real, reals)
-        mix = torch.rand(len(real), generator=draws, device=real.device)
-        penalty = gradient_penalty(network, reals, fakes, batch.labels, mix)
-        return wgan_discriminator(real, fake, drift=config.drift) + config.penalty * penalty
-
-    def generator_loss(self, network: nn.Module, batch: Batch, fakes: Pyramid, draws: torch.Generator) -> torch.Tensor:
-        """Loss of the generator."""
-        fake = network(self._augment(fakes, draws), batch.labels)
-        if self.config.loss == "wgan-gp":
-            return wgan_generator(fake)
-        if self.config.loss in ("ns", "ns-r1"):
-            return ns_generator(fake)
-        with torch.no_grad():
-            real = network(self._augment(batch.reals, draws), batch.labels)
-        return ra_hinge_generator(real, fake)
-
-    def _augment(self, pyramid: Pyramid, draws: torch.Generator) -> Pyramid:
-        policy = self.config.augment
-        if policy == "none":
-            return [one.detach() if not one.requires_grad else one for one in pyramid]
-        drawn = diff_augment.draw(
-            len(pyramid[0]),
-            policy="light" if policy == "light" else "strong",
-            chance=1.0 if self.adaptive is None else self.adaptive.chance,
-            size=self.size,
-            color=pyramid[0].shape[1] == 3,
-            generator=draws,
-        )
-        with torch.autocast(self.device.partition(":")[0], enabled=False):
-            return diff_augment.apply(pyramid, drawn)
-
-    def to_plain(self) -> dict[str, Any]:
-        """The adaptive chance."""
-        return {} if self.adaptive is None else self.adaptive.to_plain()
-
-    def restore(self, plain: dict[str, Any]) -> None:
-        """Go on from `to_plain()`."""
-        if self.adaptive is not None:
-            self.adaptive.restore(plain)
+def make_game(
+    images: ImageRows,
+    labels: np.ndarray | None,
+    *,
+    size: int,
+    config: Config,
+    intensity: str,
+    window: str | None,
+    device: str,
+    seed: int,
+) -> GanGame:
+    """The draws and losses of a training, as configured; arguments as in `training.gan_game.GanGame`."""
+    names = ("latent", "batch", "steps", "loss", "gamma", "penalty", "drift", "augment", "flips")
+    own = {name: getattr(config, name) for name in names}
+    return GanGame(images, labels, size=size, intensity=intensity, window=window, device=device, seed=seed, **own)
 
 
 def settle_size(config: Config, shape: tuple[int, int, int]) -> int:
@@ -369,7 +254,7 @@ def _train_pair(
     train_rows, count = rows[~task.is_val[rows]], len(task.classes) if conditional else 0
     steps, images = max(1, config.steps // parts), task.images.take(train_rows)
     own_labels = labels[train_rows] if conditional else None
-    game: MsgGanGame | PrivateGame
+    game: GanGame | PrivateGame
     monitor: SampleMonitor | None = None
     if task.privacy is not None:
         seed = derive_seed(seed, "dp", task.privacy.epsilon, task.privacy.delta, config.clip)  # no other's checkpoint
@@ -389,7 +274,7 @@ def _train_pair(
             **pixels,  # type: ignore[arg-type]
         )
     else:
-        game = MsgGanGame(images, own_labels, size=size, config=config, seed=seed, **pixels)  # type: ignore[arg-type]
+        game = make_game(images, own_labels, size=size, config=config, seed=seed, **pixels)  # type: ignore[arg-type]
         monitor = SampleMonitor(
             task.images.take(rows),
             labels[rows],
@@ -408,7 +293,7 @@ def _train_pair(
     def look(network: nn.Module, step: int) -> Quality:
         with torch.no_grad():
             write_grid(runtime.folder / picture, network(latents, shown), cell=size)
-        if monitor is None or not isinstance(game, MsgGanGame):
+        if monitor is None or not isinstance(game, GanGame):
             return Quality()  # the others look at real images
         state = {name: one.detach().cpu().contiguous() for name, one in network.state_dict().items()}
         quality = monitor.measure(_generator(task, config, [state]))
@@ -474,7 +359,7 @@ def expected_seconds(config: Config, images: int, shape: tuple[int, int, int], d
     rows = ArrayImages(np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8))
     classes = 2 if config.conditional == "projection" else 0
     labels = np.arange(count, dtype=np.int64) % 2 if classes else None
-    game = MsgGanGame(rows, labels, size=size, config=config, intensity="rgb8", window=None, device=device, seed=0)
+    game = make_game(rows, labels, size=size, config=config, intensity="rgb8", window=None, device=device, seed=0)
     networks = build_networks(config, size=size, channels=shape[2], classes=classes, seed=0)
     measured = seconds_per_step(*networks, game, settings=_settings(config, config.steps), device=device)
     return measured * config.steps * MONITORS_COST

@@ -107,6 +107,30 @@ def apply(pyramid: Sequence[torch.Tensor], draws: Draws) -> list[torch.Tensor]:
     return [_cut(_translate(_color(images, draws), draws.shift), draws.center, draws.cut) for images in pyramid]
 
 
+def augment(
+    pyramid: Sequence[torch.Tensor],
+    policy: Policy,
+    *,
+    generator: torch.Generator,
+    chance: torch.Tensor | float = 1.0,
+) -> list[torch.Tensor]:
+    """Draw and apply at once, in float32 whatever arithmetic is switched on.
+
+    Args:
+        pyramid: Per scale (B, C, side, side), coarsest first, in [-1, 1].
+        policy: What is done; "none" leaves the images as they are.
+        generator: On the images' device.
+        chance: As in `draw`.
+    """
+    if policy == "none":
+        return list(pyramid)
+    count, channels, size = pyramid[-1].shape[:3]
+    kind: Literal["light", "strong"] = "light" if policy == "light" else "strong"
+    drawn = draw(count, policy=kind, chance=chance, size=size, color=channels == 3, generator=generator)
+    with torch.autocast(pyramid[0].device.type, enabled=False):
+        return apply(pyramid, drawn)
+
+
 def _color(images: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Brightness, saturation, contrast, in this order."""
     images = images + draws.brightness.view(-1, 1, 1, 1)

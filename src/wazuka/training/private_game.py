@@ -128,8 +128,8 @@ class PrivateGame:
         with torch.autocast(self.device.partition(":")[0], enabled=False):  # the clipped norm must be exact
             if real is not None:
                 own = seeding.step_generator(self.seed, "augment", batch.step, device=self.device)
-                real = Part(self._augmented(real.images, own), real.labels, real.loss)
-            public = Part(self._augmented(fakes, draws), batch.labels, functional.softplus)
+                real = Part(diff_augment.augment(real.images, self.augment, generator=own), real.labels, real.loss)
+            public = Part(diff_augment.augment(fakes, self.augment, generator=draws), batch.labels, functional.softplus)
             gradients, losses = self.gradients(network, step=batch.step, private=real, public=public)
             return with_gradient(network, gradients, losses.mean())
 
@@ -137,21 +137,7 @@ class PrivateGame:
         self, network: nn.Module, batch: PrivateBatch, fakes: Pyramid, draws: torch.Generator
     ) -> torch.Tensor:
         """Loss of the generator."""
-        return ns_generator(network(self._augmented(fakes, draws), batch.labels))
-
-    def _augmented(self, images: Any, draws: torch.Generator) -> Pyramid:
-        if self.augment == "none":
-            return list(images)
-        drawn = diff_augment.draw(
-            len(images[0]),
-            policy="light" if self.augment == "light" else "strong",
-            chance=1.0,
-            size=self.size,
-            color=images[0].shape[1] == 3,
-            generator=draws,
-        )
-        with torch.autocast(self.device.partition(":")[0], enabled=False):
-            return diff_augment.apply(images, drawn)
+        return ns_generator(network(diff_augment.augment(fakes, self.augment, generator=draws), batch.labels))
 
     def to_plain(self) -> dict[str, Any]:
         """The account of the budget."""

@@ -15,6 +15,16 @@ HALF_PATIENTS = 4
 """Patients that each half needs; a floor between fewer says more about them than about the images."""
 
 
+@dataclass(frozen=True)
+class SpaceAuroc:
+    """AUROC in one space (pixels or features), with its 95 % interval over patients."""
+
+    space: str
+    auroc: float
+    low: float
+    high: float
+
+
 def lower_bound(hits: int, n: int, level: float = 0.95) -> float:
     """Exact one-sided lower bound of a share (Clopper and Pearson 1934).
 

@@ -8,12 +8,11 @@ The attack needs nothing but the synthetic images: a real image near to one of t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from wazuka.audit.synthetic.inputs import Inputs
-from wazuka.audit.synthetic.intervals import auroc_interval
+from wazuka.audit.synthetic.intervals import SpaceAuroc, auroc_interval
 from wazuka.audit.synthetic.neighbors import nearest
 from wazuka.audit.tables import CheckResult, Rule
 
@@ -26,16 +25,6 @@ RULE = (
 )
 MOST = 5000
 """Real images looked at on each side."""
-
-
-@dataclass(frozen=True)
-class Attack:
-    """AUROC of the attack in one space, with its 95 % interval over patients."""
-
-    space: str
-    auroc: float
-    low: float
-    high: float
 
 
 def check(inputs: Inputs, thresholds: Mapping[str, float] = THRESHOLDS) -> CheckResult:
@@ -62,7 +51,7 @@ def check(inputs: Inputs, thresholds: Mapping[str, float] = THRESHOLDS) -> Check
     return rule.passed(reason)
 
 
-def attack(inputs: Inputs) -> list[Attack]:
+def attack(inputs: Inputs) -> list[SpaceAuroc]:
     """Score real images by their nearest synthetic one, in every space there is."""
     rng = np.random.default_rng(inputs.seed)
     rows = np.concatenate(
@@ -75,5 +64,5 @@ def attack(inputs: Inputs) -> list[Attack]:
     for name, (real, synthetic) in inputs.spaces.items():
         near = nearest(real[rows], synthetic, 1).distances[:, 0]
         value, low, high = auroc_interval(-near, inputs.training[rows], inputs.patients[rows], seed=inputs.seed)
-        found.append(Attack(name, value, low, high))
+        found.append(SpaceAuroc(name, value, low, high))
     return found

@@ -8,7 +8,6 @@ that it cannot; today's generators are far from there, so this alone is never an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -16,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from wazuka.audit.synthetic.inputs import Inputs
-from wazuka.audit.synthetic.intervals import auroc_interval
+from wazuka.audit.synthetic.intervals import SpaceAuroc, auroc_interval
 from wazuka.audit.tables import CheckResult, Rule
 from wazuka.training.grouped_cv import assign_folds
 
@@ -32,16 +31,6 @@ PENALTY = 0.01
 """C of the regression on standardized columns: with fewer rows than columns a strong penalty, as for few-label probes."""
 MOST = 1000
 """Images on each side."""
-
-
-@dataclass(frozen=True)
-class ToldApart:
-    """Cross-validated AUROC in one space, with its 95 % interval over patients."""
-
-    space: str
-    auroc: float
-    low: float
-    high: float
 
 
 def check(inputs: Inputs, thresholds: Mapping[str, float] = THRESHOLDS) -> CheckResult:
@@ -62,7 +51,7 @@ def check(inputs: Inputs, thresholds: Mapping[str, float] = THRESHOLDS) -> Check
     return rule.passed(reason)
 
 
-def told_apart(inputs: Inputs) -> list[ToldApart]:
+def told_apart(inputs: Inputs) -> list[SpaceAuroc]:
     """Cross-validate in every space there is, with equal numbers of real and synthetic images."""
     rng = np.random.default_rng(inputs.seed)
     size = min(len(inputs.real), len(inputs.synthetic), MOST)
@@ -81,5 +70,5 @@ def told_apart(inputs: Inputs) -> list[ToldApart]:
             test = fold == one
             model = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=2000, tol=1e-3))
             scores[test] = model.fit(values[~test], is_synthetic[~test]).decision_function(values[test])
-        found.append(ToldApart(name, *auroc_interval(scores, is_synthetic, groups, seed=inputs.seed)))
+        found.append(SpaceAuroc(name, *auroc_interval(scores, is_synthetic, groups, seed=inputs.seed)))
     return found
