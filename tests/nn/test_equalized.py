@@ -99,3 +99,14 @@ def test_the_batch_deviation_is_one_number_over_the_whole_batch() -> None:
     result = minibatch_deviation(features)
     assert result.shape == (4, 4, 2, 2) and torch.equal(result[:, :3], features)
     assert torch.allclose(result[:, 3], torch.full((4, 2, 2), sum(deviations) / len(deviations)), atol=1e-6)
+
+
+def test_the_batch_deviation_of_labeled_images_is_that_of_their_own_class() -> None:
+    features, labels = random(6, 3, 2, 2) * 2 + 1, torch.tensor([0, 1, 1, 0, 1, 2])
+    features[labels == 1] += 100  # the distance between classes must not count
+    result = minibatch_deviation(features, labels)
+    assert result.shape == (6, 4, 2, 2) and torch.equal(result[:, :3], features)
+    for label in range(3):
+        own = minibatch_deviation(features[labels == label])[:, 3]
+        assert torch.allclose(result[labels == label, 3], own, rtol=1e-4)
+    assert torch.allclose(result[5, 3], torch.full((2, 2), 1e-4))  # a class of one image has none

@@ -43,8 +43,8 @@ def test_a_private_generator_keeps_every_image_and_the_record_says_why(private: 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "s: `loss: ns-r1` has no private form"),
-        ({"loss": "ns", "augment": "adaptive"}, "s: `augment: adaptive` follows"),
+        ({}, "s: `loss: ra-hinge` has no private form"),
+        ({"loss": "ns"}, "s: `augment: adaptive` follows"),
     ],
 )
 def test_a_study_file_without_a_private_form_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -55,6 +55,6 @@ def test_a_study_file_without_a_private_form_is_refused(settings: dict[str, Any]
 
 
 def test_a_study_file_with_a_private_form_is_read() -> None:
-    values = {"synthesize": {"method": "msg-gan", "loss": "ns"}, "dp": DP}
+    values = {"synthesize": {"method": "msg-gan", "loss": "ns", "augment": "none"}, "dp": DP}
     found = read_synthesis(values, method=adapt.METHODS["linear-probe"], where="s")
     assert found is not None and found.dp is not None and found.dp.epsilon == 8.0

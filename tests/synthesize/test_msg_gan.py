@@ -91,7 +91,7 @@ def test_a_training_leaves_a_generator_curves_and_a_picture(conditional: str, tm
     assert np.array_equal(images, generator.sample(labels, seeds)) and images.shape == (3, 32, 32, 3)
     prefixes = ["red: ", "blue: "] if conditional == "per-class" else [""]
     steps = [2] if conditional == "per-class" else [2, 4]
-    names = {"g_loss", "d_loss", "g_grad_norm", "d_grad_norm", "distance", "diversity"}
+    names = {"g_loss", "d_loss", "g_grad_norm", "d_grad_norm", "distance", "diversity", "augment_chance"}
     assert set(result.curves) == {prefix + name for prefix in prefixes for name in names}
     assert all([step for step, _ in curve] == steps for curve in result.curves.values())
     for prefix in prefixes:
@@ -309,6 +309,8 @@ def test_the_classes_get_their_colors(tmp_path: Path) -> None:
         ({"compile": True, "loss": "wgan-gp"}, "`compile: true` is not possible with `loss: wgan-gp`"),
         ({"steps": 0}, "`steps` is 0"),
         ({"ema": 1.0}, "`ema` is 1.0"),
+        ({"mismatch": -1}, "`mismatch` is -1"),
+        ({"mismatch": 1.0, "conditional": "per-class"}, "only `conditional: projection` has it"),
         ({"loss": "lsgan"}, "Value 'lsgan' of `synthesize.loss` is wrong"),
     ],
 )

@@ -19,7 +19,7 @@ from wazuka.training.private import PoissonRows
 from wazuka.training.private_game import PrivateGame
 from wazuka.training.roles import Privacy, SynthesisTask
 
-CONFIG = dataclasses.replace(TINY, loss="ns", steps=6)
+CONFIG = dataclasses.replace(TINY, loss="ns", augment="light", steps=6)
 
 
 def private_task(folder: Path, **changes: Any) -> SynthesisTask:
@@ -83,11 +83,12 @@ def test_steps_without_a_real_image_are_taken_all_the_same(tmp_path: Path, monke
         ({"loss": "wgan-gp"}, "with `dp` use `loss: ns`"),
         ({"loss": "ra-hinge"}, "with `dp` use `loss: ns`"),
         ({"augment": "adaptive"}, "with `dp` use none, light or strong"),
+        ({"mismatch": 0.5}, "with `dp` leave it out"),
         ({"conditional": "per-class"}, "with `dp` use `conditional: projection`"),
     ],
 )
 def test_settings_without_a_private_form_are_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
-    config = dataclasses.replace(Config(loss="ns"), **changes)
+    config = dataclasses.replace(Config(loss="ns", augment="none"), **changes)
     with pytest.raises(ConfigError) as caught:
         check_private(config)
     assert message in str(caught.value) and "\n" not in str(caught.value)

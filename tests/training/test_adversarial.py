@@ -170,6 +170,11 @@ def test_the_step_with_the_smallest_distance_is_kept(tmp_path: Path) -> None:
     assert trained.curves["distance"] == [(4, 3.0), (8, 1.0), (12, 2.0), (16, 1.0), (20, 5.0)]
 
 
+def test_the_smallest_distance_is_looked_for_after_a_fifth_of_the_steps(tmp_path: Path) -> None:
+    trained = run(tmp_path, monitor=distances(0.1, 2.0, 1.0, 3.0, 5.0))
+    assert (trained.best_step, trained.best_distance) == (12, 1.0)
+
+
 def test_patience_ends_a_training_that_comes_no_nearer(tmp_path: Path) -> None:
     trained = run(tmp_path, monitor=distances(3.0, 1.0, 2.0, 1.5, 0.5), patience=2)
     assert (trained.stopped_early, trained.steps, trained.best_step, trained.collapsed) == (True, 16, 8, None)

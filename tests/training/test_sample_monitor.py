@@ -89,8 +89,27 @@ def test_a_generator_of_held_out_images_is_near_and_one_of_others_far(tmp_path: 
     near, far = watch.measure(good), watch.measure(swapped)
     assert near.distance is not None and far.distance is not None
     assert abs(near.distance) < far.distance / 20
-    assert np.bincount(good.asked).tolist() == [96 + 16, 32 + 16]  # the held-out shares, and 16 of each class
+    assert np.bincount(good.asked).tolist() == [128 + 16, 128 + 16]  # for the distance and for the diversity
     assert near.diversity == pytest.approx(1.0, abs=0.2)
+
+
+def test_a_generator_that_mixes_up_the_classes_is_far(tmp_path: Path) -> None:
+    images, labels = noise(80), np.arange(80) % 2
+    images[labels == 1] //= 2
+    watch = monitor(images, labels, np.arange(80) >= 40, tmp_path)
+    right, wrong = (
+        watch.measure(Fake({label: noise(300, seed=5) // (1 + (label ^ swap)) for label in (0, 1)})).distance
+        for swap in (0, 1)
+    )
+    assert right is not None and wrong is not None and abs(right) < wrong / 20
+
+
+def test_a_class_with_one_held_out_image_is_left_out_of_the_distance(tmp_path: Path) -> None:
+    labels = np.arange(40) % 2
+    watch = monitor(noise(40), labels, (np.arange(40) % 4 == 0) | (np.arange(40) == 1), tmp_path)
+    asked = Fake({0: noise(100, seed=3), 1: noise(100, seed=4)})
+    assert watch.measure(asked).distance is not None
+    assert np.bincount(asked.asked).tolist() == [256 + 16, 16]
 
 
 def test_diversity_is_that_of_the_least_diverse_class(tmp_path: Path) -> None:

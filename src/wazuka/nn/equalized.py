@@ -30,12 +30,26 @@ def pixel_norm(features: torch.Tensor) -> torch.Tensor:
     return features * scale.to(features.dtype)
 
 
-def minibatch_deviation(features: torch.Tensor) -> torch.Tensor:
-    """Append a channel that holds everywhere the mean of all values' standard deviations over the whole batch."""
+def minibatch_deviation(features: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+    """Append a channel that holds everywhere the mean of all values' standard deviations over the batch.
+
+    Args:
+        features: (B, C, H, W).
+        labels: Class of each sample, (B,): deviations are then those within the sample's class. Over several classes at
+            once a batch with one image per class would look diverse.
+    """
     values = features.float()
-    variance = (values - values.mean(0)).square().mean(0)
-    mean = torch.sqrt(variance + EPSILON).mean().to(features.dtype)
-    return torch.cat([features, mean.expand(len(features), 1, *features.shape[2:])], 1)
+    if labels is None:
+        deviations = torch.sqrt((values - values.mean(0)).square().mean(0) + EPSILON).mean().expand(len(values))
+    else:
+        same = (labels[:, None] == labels[None, :]).to(values.dtype)
+        share, flat = same / same.sum(1, keepdim=True), values.flatten(1)
+        kind = values.device.type
+        with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):  # meta knows no autocast
+            variance = share @ (flat - share @ flat).square()
+        deviations = torch.sqrt(variance + EPSILON).mean(1)
+    channel = deviations.to(features.dtype).view(-1, 1, 1, 1).expand(-1, 1, *features.shape[2:])
+    return torch.cat([features, channel], 1)
 
 
 class EqualizedConv(nn.Module):

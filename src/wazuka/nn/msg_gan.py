@@ -35,6 +35,9 @@ SMALLEST, LARGEST = 32, 256
 """Sides that the networks are built for, powers of two."""
 FULL_WIDTH_UP_TO = 32
 """Pixels up to which a level has `latent` channels; each finer one has half of the one before."""
+CLASS_WEIGHT = 0.3
+"""Length of a class's vector relative to the latent vector in a conditional generator; our choice: with equal lengths a short
+training makes one image per class."""
 SAMPLE_BATCH = 64
 
 
@@ -61,8 +64,8 @@ class Generator(nn.Module):
         size: Side of the finest image.
         latent: L, length of the latent vector and width of the coarse levels.
         channels: Of the images, 1 or 3.
-        classes: Above 0: one learned vector per class, brought to the sphere like the latent vector and put behind it;
-            the first layer then has 2 L inputs.
+        classes: Above 0: one learned vector per class, brought to a sphere like the latent vector (of `CLASS_WEIGHT`
+            times its radius) and put behind it; the first layer then has 2 L inputs.
     """
 
     def __init__(self, size: int, latent: int, *, channels: int = 3, classes: int = 0) -> None:
@@ -87,7 +90,7 @@ class Generator(nn.Module):
         latents = to_sphere(latents) * truncation
         if self.embedding is not None:
             assert labels is not None, "a conditional generator needs labels"
-            latents = torch.cat([latents, to_sphere(self.embedding[labels])], 1)
+            latents = torch.cat([latents, CLASS_WEIGHT * to_sphere(self.embedding[labels])], 1)
         features = act(self.enlarge.expand(latents[:, :, None, None]))
         features = pixel_norm(act(self.same[0](features)))
         images = [self.to_image[0](features)]
@@ -141,7 +144,7 @@ class Discriminator(nn.Module):
     """Images at every scale (and classes) to one score: high for real ones.
 
     With classes it is a projection discriminator (Miyato & Koyama 2018, arXiv:1802.05637): the last features' product
-    with a learned vector of the class is added to the score.
+    with a learned vector of the class is added to the score. The batch's deviation is then taken within each class.
 
     Args:
         size, latent, channels, classes: As of the generator.
@@ -175,20 +178,30 @@ class Discriminator(nn.Module):
         self.embedding = nn.Parameter(torch.randn(classes, latent)) if classes else None
 
     def forward(self, images: Sequence[torch.Tensor], labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Score a batch of pyramids (coarsest image first): (B,) float32."""
+        """Score a batch of pyramids (coarsest image first).
+
+        Args:
+            labels: (B,); or (B, k), classes under which each image is scored, its own first.
+
+        Returns:
+            float32, (B,) or (B, k).
+        """
         features: torch.Tensor | None = None
         for level, image in zip(self.levels, reversed(images[1:]), strict=True):
             features = level(image, features)
         assert features is not None
         features = self._join(images[0], features)
         if self.deviation:
-            features = minibatch_deviation(features)
+            own = labels if labels is None or labels.ndim == 1 else labels[:, 0]
+            features = minibatch_deviation(features, own if self.embedding is not None else None)
         features = act(self.dense(act(self.last(features))))
         scores = self.score(features)[:, 0, 0, 0].float()
         if self.embedding is not None:
             assert labels is not None, "a conditional discriminator needs labels"
-            product = (features[:, :, 0, 0].float() * self.embedding[labels]).sum(1)
-            scores = scores + product * self.score.scale
+            last = features[:, :, 0, 0].float()
+            if labels.ndim == 2:
+                last, scores = last[:, None], scores[:, None]
+            scores = scores + (last * self.embedding[labels]).sum(-1) * self.score.scale
         return scores
 
     def _join(self, image: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,8 @@ Karnewar & Wang (2020), MSG-GAN (CVPR, arXiv:1903.06048), ProGAN form; used for 
 (2024, arXiv:2405.16286). Networks: `nn.msg_gan`; loop, averaging and monitors: `training.adversarial`. Draws
 and losses of a step (relativistic average hinge, WGAN-GP, non-saturating with or without R1, penalties as means over the
 scales): `training.gan_game`; under differential privacy (`dp`, non-saturating only): `training.private_game`. Ours: one
-conditional generator (projection discriminator) for all classes and differentiable augmentation for few images.
+conditional generator (projection discriminator that also sees real images under another class) for all classes and
+differentiable augmentation for few images.
 Study file: `synthesize: {method: msg-gan, steps: 3000, latent: 128}`; `wazuka synthesize msg-gan DATASET --out DATASET2`.
 """
 
@@ -70,9 +71,12 @@ class Config:
     """Learning rate of both networks, constant (their layers are scaled to learn at one rate)."""
     betas: tuple[float, float] = (0.0, 0.99)
     """Adam's decays."""
-    loss: Loss = "ns-r1"
+    loss: Loss = "ra-hinge"
     """ra-hinge (relativistic average hinge), wgan-gp, ns-r1 (non-saturating with the R1 penalty) or ns (without it)."""
-    gamma: float = 10.0
+    mismatch: float | None = None
+    """Weight of real images under another class among the false ones, so that the classes are learned early. Default: 1 with
+    `projection`; 0 else and with `dp`."""
+    gamma: float = 1.0
     """Weight of R1 (half of it is used, as usual)."""
     penalty: float = 10.0
     """Weight of WGAN-GP's gradient penalty."""
@@ -87,8 +91,9 @@ class Config:
     or normal, as in the published code."""
     ema: float = 0.999
     """Decay of the running average of the generator's weights, which is what is kept."""
-    augment: diff_augment.Policy = "light"
-    """Differentiable augmentation: none, light (color, shift), strong (and cutout), adaptive (strong, by overfitting)."""
+    augment: diff_augment.Policy = "adaptive"
+    """Differentiable augmentation: none, light (color, shift), strong (and cutout), adaptive (strong, by overfitting: from
+    the first step it slows a short training down)."""
     flips: Flips = "horizontal"
     """Flips of real images, each with chance 1/2; all: up and down too, where the images have no orientation."""
     precision: Precision = "auto"
@@ -113,7 +118,13 @@ class Config:
             raise ValueError(f"`compile: true` is not possible with `loss: {self.loss}`; set `compile: false`.")
         positive = ("steps", "batch", "lr", "monitor_every", "patience", "clip")
         require_range({name: getattr(self, name) for name in positive}, above=0)
-        require_range({name: getattr(self, name) for name in ("gamma", "penalty", "drift")})
+        require_range(
+            {name: getattr(self, name) for name in ("gamma", "penalty", "drift")} | {"mismatch": self.mismatch or 0}
+        )
+        if self.mismatch and self.conditional != "projection":
+            raise ValueError(
+                f"`mismatch` is {self.mismatch:g} with `conditional: {self.conditional}`; only `conditional: projection` has it."
+            )
         require_range({"ema": self.ema, "betas[0]": self.betas[0], "betas[1]": self.betas[1]}, below=1)
 
 
@@ -130,7 +141,9 @@ def make_game(
 ) -> GanGame:
     """The draws and losses of a training, as configured; arguments as in `training.gan_game.GanGame`."""
     names = ("latent", "batch", "steps", "loss", "gamma", "penalty", "drift", "augment", "flips")
-    own = {name: getattr(config, name) for name in names}
+    own = {name: getattr(config, name) for name in names} | {
+        "mismatch": 1.0 if config.mismatch is None else config.mismatch
+    }
     return GanGame(images, labels, size=size, intensity=intensity, window=window, device=device, seed=seed, **own)
 
 
@@ -172,6 +185,8 @@ def check_private(config: Config) -> None:
         )
     if config.augment == "adaptive":
         raise ConfigError("`augment: adaptive` follows the scores of real images; with `dp` use none, light or strong.")
+    if config.mismatch:
+        raise ConfigError(f"`mismatch: {config.mismatch:g}` has no private form here; with `dp` leave it out.")
     if config.conditional == "per-class":
         raise ConfigError(
             "`conditional: per-class` would spend a budget for each class; with `dp` use `conditional: projection`, or none."
@@ -369,7 +384,7 @@ METHOD = Synthesizer(
     name="msg-gan",
     config=Config,
     summary="generator with an image at every scale, one for all classes or one per class, against one discriminator",
-    code_version=1,
+    code_version=2,
     fit=fit,
     needs="labels",
     private=True,
@@ -395,6 +410,8 @@ METHOD = Synthesizer(
         "Aytar & Gunduc (2024). Generation of synthetic data using breast cancer dataset and classification with resnet18. "
         "arXiv:2405.16286.",
         "Miyato & Koyama (2018). cGANs with projection discriminator. ICLR. arXiv:1802.05637.",
+        "Reed, Akata, Yan, Logeswaran, Schiele & Lee (2016). Generative adversarial text to image synthesis. ICML. "
+        "arXiv:1605.05396.",
         "Zhao, Liu, Lin, Zhu & Han (2020). Differentiable augmentation for data-efficient GAN training. NeurIPS. "
         "arXiv:2006.10738.",
     ),

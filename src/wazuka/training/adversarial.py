@@ -32,7 +32,8 @@ from wazuka.training.sample_monitor import Quality
 LEAST_DIVERSITY = 0.1
 """Diversity relative to real images below which a generator counts as collapsed; our choice."""
 JUDGED_FROM = 0.2
-"""Share of the steps after which a collapse ends the training: before, few images differ anyway."""
+"""Share of the steps after which a collapse ends the training and the smallest distance is looked for: before, few images
+differ anyway, and among few held-out images an early state can come nearest by chance."""
 IN_A_ROW = 2
 """Monitors in a row that must agree on a collapse."""
 AVERAGE_RISE = 10
@@ -304,7 +305,7 @@ class _Loop:
         if doubt is None:
             now.doubts.clear()
             self.good, now.good_step = copy_state(self.average.state_dict()), now.step
-            if quality.distance is not None:
+            if quality.distance is not None and now.step > JUDGED_FROM * settings.steps:
                 now.stopped = self.stopper.update(now.step, quality.distance, self.good)
                 now.done = now.stopped
         elif now.step > max(JUDGED_FROM * settings.steps, settings.judged_from):

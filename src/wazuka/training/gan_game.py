@@ -1,7 +1,9 @@
 """The steps of a generator against a discriminator at several scales (`training.adversarial.Game`): draws and losses.
 
 Relativistic average hinge, WGAN-GP, non-saturating with R1 or without; penalties are means over the scales. Images of both
-kinds are augmented before the discriminator sees them. The form for private images is `training.private_game`.
+kinds are augmented before the discriminator sees them. A discriminator that takes classes also learns to tell a real image
+under another class from one under its own, as Reed et al. (2016, Generative adversarial text to image synthesis,
+arXiv:1605.05396, algorithm 1) do with wrong texts. The form for private images is `training.private_game`.
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ class GanGame:
         batch: Real images a step, and as many generated ones (fewer where there are fewer real ones).
         steps: Of the whole training.
         loss: ra-hinge (relativistic average hinge), wgan-gp, ns-r1 (non-saturating with R1) or ns (without).
+        mismatch: Weight of real images under another class, drawn anew in every step, in the place of generated ones; with
+            labels only.
         gamma, penalty, drift: Weights of R1 (half of it is used), of WGAN-GP's penalty and of its drift term.
         augment: Differentiable augmentation of both kinds of images.
         flips: Of real images.
@@ -72,6 +76,7 @@ class GanGame:
         batch: int,
         steps: int,
         loss: Loss,
+        mismatch: float,
         gamma: float,
         penalty: float,
         drift: float,
@@ -84,6 +89,8 @@ class GanGame:
     ) -> None:
         self.latent, self.device = latent, device
         self.loss, self.gamma, self.penalty, self.drift = loss, gamma, penalty, drift
+        self.mismatch = 0.0 if labels is None else mismatch
+        self.classes = 0 if labels is None else int(labels.max()) + 1
         self.augment: diff_augment.Policy = augment
         self.reals = PyramidImages(images, size=size, flips=flips, intensity=intensity, window=window, device=device)
         order = derive_seed(seed, "order")
@@ -114,19 +121,32 @@ class GanGame:
         reals, fakes = self._augment(batch.reals, draws), self._augment(fakes, draws)
         if self.loss == "ns-r1":
             reals = [one.detach().requires_grad_(True) for one in reals]
-        real, fake = network(reals, batch.labels), network(fakes, batch.labels)
+        fake = network(fakes, batch.labels)
+        if self.mismatch and batch.labels is not None:
+            step = torch.randint(1, self.classes, batch.labels.shape, generator=draws, device=self.device)
+            other = (batch.labels + step) % self.classes
+            real, wrong = network(reals, torch.stack([batch.labels, other], 1)).unbind(1)
+            loss = self._tell_apart(real, fake) + self.mismatch * self._tell_apart(real, wrong)
+        else:
+            real = network(reals, batch.labels)
+            loss = self._tell_apart(real, fake)
         if self.adaptive is not None:
             middle = 0.0 if self.loss in ("ns", "ns-r1") else (real.detach().mean() + fake.detach().mean()) / 2
             self.adaptive.update(real, middle)
-        if self.loss == "ra-hinge":
-            return ra_hinge_discriminator(real, fake)
-        if self.loss == "ns":
-            return ns_discriminator(real, fake)
         if self.loss == "ns-r1":
-            return ns_discriminator(real, fake) + self.gamma / 2 * r1_penalty(real, reals)
-        mix = torch.rand(len(real), generator=draws, device=real.device)
-        penalty = gradient_penalty(network, reals, fakes, batch.labels, mix)
-        return wgan_discriminator(real, fake, drift=self.drift) + self.penalty * penalty
+            loss = loss + self.gamma / 2 * r1_penalty(real, reals)
+        elif self.loss == "wgan-gp":
+            mix = torch.rand(len(real), generator=draws, device=real.device)
+            loss = loss + self.penalty * gradient_penalty(network, reals, fakes, batch.labels, mix)
+        return loss
+
+    def _tell_apart(self, real: torch.Tensor, false: torch.Tensor) -> torch.Tensor:
+        """The discriminator's loss without its penalty, of scores of images that are right and that are not."""
+        if self.loss == "ra-hinge":
+            return ra_hinge_discriminator(real, false)
+        if self.loss == "wgan-gp":
+            return wgan_discriminator(real, false, drift=self.drift)
+        return ns_discriminator(real, false)
 
     def generator_loss(self, network: nn.Module, batch: Batch, fakes: Pyramid, draws: torch.Generator) -> torch.Tensor:
         """Loss of the generator."""

@@ -18,8 +18,8 @@ from wazuka.nn.features import load_forward, run_batches
 from wazuka.nn.generators import Generator
 from wazuka.nn.rows import ArrayImages, ImageRows
 
-SAMPLES = 128
-"""Images made for the distance; our choice."""
+SAMPLES = 256
+"""Images made for the distance, the same number of each class; our choice."""
 HELD_OUT = 512
 """Held-out images that they are compared with, at most."""
 PER_CLASS = 16
@@ -31,7 +31,8 @@ class Quality:
     """What a monitor found.
 
     Attributes:
-        distance: Squared maximum mean discrepancy to the held-out images (see `feature_distance`); None without these.
+        distance: Squared maximum mean discrepancy to the held-out images of the same class (see `feature_distance`), mean of
+            the classes; None without these. Without classes in between a generator that mixes them up would look good.
         diversity: How much images of one class differ, relative to real ones, in the least diverse class; None where no
             class has two real images.
         more: Further figures for the curves.
@@ -76,7 +77,7 @@ class SampleMonitor:
     Args:
         images: Real images, n rows.
         labels: Class index per row, int64 (n,).
-        is_val: Held-out rows, bool (n,); fewer than two: no distance.
+        is_val: Held-out rows, bool (n,); fewer than two in every class: no distance.
         encoder: Frozen network whose features are compared.
         intensity, window: Of the images.
         device: Where encoder and generator run.
@@ -99,12 +100,17 @@ class SampleMonitor:
         self._forward = load_forward(encoder, device=device)
         rng = np.random.default_rng(derive_seed(seed, "monitor rows"))
         held_out = rng.permutation(np.flatnonzero(is_val))[:HELD_OUT]
-        self.held_out = self._features(images.take(held_out)) if len(held_out) > 1 else None
-        if self.held_out is None:
-            held_out = held_out[:0]
-        spread = np.sort(labels[held_out])
+        held_out = held_out[np.argsort(labels[held_out], kind="stable")]
+        counts = np.bincount(labels[held_out], minlength=1)
+        held_out = held_out[counts[labels[held_out]] > 1]  # a distance within a class takes two images
+        self.held_out: dict[int, torch.Tensor] = {}
         if len(held_out):
-            spread = spread[np.arange(SAMPLES) * len(held_out) // SAMPLES]
+            features = self._features(images.take(held_out))
+            self.held_out = {
+                int(label): features[torch.from_numpy(labels[held_out] == label)]
+                for label in np.unique(labels[held_out])
+            }
+        spread = np.repeat(np.array(list(self.held_out), np.int64), SAMPLES // max(1, len(self.held_out)))
         self.real_difference: dict[int, float] = {}
         for label in np.unique(labels[~is_val]):
             rows = rng.permutation(np.flatnonzero((labels == label) & ~is_val))[:PER_CLASS]
@@ -120,10 +126,12 @@ class SampleMonitor:
         if not len(self._labels):
             return Quality()
         features = self._features(ArrayImages(generator.sample(self._labels, self._seeds, device=self.device)))
+        alike = features[: self._spread].chunk(len(self.held_out)) if self.held_out else ()
+        distances = [feature_distance(one, real) for one, real in zip(alike, self.held_out.values(), strict=True)]
         made = features[self._spread :].split(PER_CLASS)
         shares = [mean_difference(one) / real for one, real in zip(made, self.real_difference.values(), strict=True)]
         return Quality(
-            distance=None if self.held_out is None else feature_distance(features[: self._spread], self.held_out),
+            distance=float(np.mean(distances)) if distances else None,
             diversity=min(shares, default=None),
         )
 
