@@ -14,7 +14,7 @@ import traceback
 import typer
 
 from wazuka import __version__
-from wazuka.cli import datasets, export, models, studies, synthetic, tools
+from wazuka.cli import datasets, export, models, pretraining, studies, synthetic, tools
 from wazuka.core.errors import WazukaError, nearest
 
 PATH_FAULTS = {
@@ -58,7 +58,7 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
         raise typer.Exit
 
 
-for group in (studies, datasets, models, synthetic, export, tools):
+for group in (studies, datasets, models, synthetic, pretraining, export, tools):
     group.register(app)
 
 

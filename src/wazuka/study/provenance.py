@@ -14,7 +14,6 @@ from wazuka.nn.backbones import added_files
 from wazuka.nn.encoders import provenance_beside, record_beside
 from wazuka.study.config import Study
 from wazuka.study.data import TEST_PREFIX, StudyData
-from wazuka.study.strategies import Strategy
 
 
 def check_backbones(study: Study, data: StudyData, split_table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -30,10 +29,10 @@ def check_backbones(study: Study, data: StudyData, split_table: pd.DataFrame) ->
     rows = data.table[data.table["id"].isin(test)]
     notes = []
     for strategy in study.strategies:
-        seen_file = _seen_file(strategy)
-        if seen_file is None:
+        found = seen_file(strategy.backbone, strategy.weights)
+        if found is None:
             continue
-        labeled, unlabeled = overlap(seen_file, rows, data)
+        labeled, unlabeled = overlap(found, rows, data)
         if labeled:
             raise ArtifactError(
                 f"Backbone {strategy.backbone} of strategy `{strategy.name}` was trained with labels of {labeled} test images or"
@@ -46,10 +45,10 @@ def check_backbones(study: Study, data: StudyData, split_table: pd.DataFrame) ->
     return notes
 
 
-def _seen_file(strategy: Strategy) -> Path | None:
-    """Where a strategy's backbone, added by name or given by path, says what it has seen."""
-    added = added_files().get(strategy.backbone) if strategy.weights == "pretrained" else None
-    given = added or Path(strategy.backbone.rpartition("=")[2])
+def seen_file(backbone: str, weights: str) -> Path | None:
+    """Where a backbone, added by name or given by path, says what it has seen."""
+    added = added_files().get(backbone) if weights == "pretrained" else None
+    given = added or Path(backbone.rpartition("=")[2])
     return provenance_beside(given if given.is_file() else given / "encoder.safetensors")
 
 

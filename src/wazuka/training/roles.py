@@ -217,6 +217,7 @@ class Pretrainer:
         images_trained: `images_trained(config, images) -> int`: images that one pretraining on so many passes forward
             and backward through the network, for the estimate of time.
         backbone_kinds: Encoder kinds it can work with.
+        presets: Name -> settings, for `wazuka pretrain --preset` (smoke, quick, standard, paper).
         Others: as in `Adapter`.
     """
 
@@ -226,6 +227,7 @@ class Pretrainer:
     code_version: int
     fit: Callable[..., Pretrained]
     backbone_kinds: tuple[str, ...] = ("torch",)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cites: tuple[str, ...] = ()
     images_trained: Callable[[Any, int], int] | None = None
 
