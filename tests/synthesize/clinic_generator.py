@@ -82,7 +82,7 @@ def main(weights: str) -> None:
         result = fit(task, config=CONFIG, runtime=Runtime(device="cpu", threads=1, folder=folder, say=print))
         print({name: [round(value, 2) for _, value in curve] for name, curve in result.curves.items()})
         result.generator.save(RECORDED)
-        images, labels, patients = load_clinic(folder / "others", seed=6, patients=60)
+        images, labels, patients = load_clinic(folder / "others", seed=6, patients=120)
         print("AUROC on real, on made images:", *probe_scores(encoder, result.generator, images, labels, patients))
 
 

@@ -13,7 +13,7 @@ from wazuka.nn import backbones, generators
 def test_a_probe_of_other_real_patients_recognizes_the_classes_of_made_images(tmp_path: Path, shared_data: Path) -> None:
     encoder = backbones.resolve(f"mobilenetv1-025={shared_data / 'weights' / 'mobilenetv1_025.safetensors'}")
     generator = generators.load(RECORDED)
-    images, labels, patients = load_clinic(tmp_path / "clinic", seed=6, patients=60)
+    images, labels, patients = load_clinic(tmp_path / "clinic", seed=6, patients=120)
     real, made = probe_scores(encoder, generator, images, labels, patients)
     assert real > 0.85  # the probe knows its task
     assert made >= 0.9
