@@ -130,8 +130,26 @@ def _audit(
     own |= {"fidelity": fidelity | {"k": 5, "draws": 100, "splits": 10}, "fidelity_against": "held-out real images"}
     own |= {"compared_with": "30 training images", "encoder": "mobilenetv1-025", "train_domain": trial["train_domain"]}
     own |= {"generator": generator, "collapsed": None, "filter": {}, "pictures": {"grid": "grid.png"}}
+    own["filtering"] = _filtering(fidelity | {"k": 5, "draws": 100, "splits": 10}, memorization)
     _record(folder, "audit", key, common | {"seconds": 7.0} | own)
     Image.fromarray(np.full((40, 60, 3), 128, np.uint8)).save(folder / "artifacts" / "audit" / key / "grid.png")
+
+
+def _filtering(fidelity: dict[str, Any], memorization: str) -> list[dict[str, Any]]:
+    """Two sets of images: of a generator with a warning 3 of 50 were replaced, with an issue 9 of 50 were kept all the same."""
+    sets = []
+    for part in ("train", "test"):
+        flagged = {"warning": 3, "issue": 9}.get(memorization, 0) if part == "train" else 0
+        made = {"images": 50, "flagged": flagged, "classes": {"a": 30, "b": 20}}
+        one: dict[str, Any] = {"part": part, "steps": ["synthetic/x"], "changed": False, "made": made, "kept": made}
+        if flagged == 3:
+            better = {name: score | {"value": 1.25} for name, score in fidelity["scores"].items()}
+            kept = {"images": 49, "flagged": 0, "classes": {"a": 30, "b": 19}}
+            one |= {"changed": True, "kept": kept, "replaced": 2, "rows": 47, "classes": {"a": 29, "b": 18}}
+            one |= {"fidelity": {"made": fidelity, "kept": fidelity | {"scores": better}}}
+            one |= {"audit_flagged": {"made": 4, "kept": 1}}
+        sets.append(one)
+    return sets
 
 
 def _record(folder: Path, kind: str, key: str, values: dict[str, Any]) -> None:

@@ -195,7 +195,9 @@ def test_summary_and_both_pages_say_it(mixed: Path) -> None:
         page = Page(mixed / name)
         ids = [one["id"] for _, one in page.tags if one.get("id")]
         assert len(ids) == len(set(ids))
-        assert {"synthetic", "adds", "ratios", "gaps", "rare", "audits", "fidelity", "synthetic-checks"} <= set(ids)
+        assert {"synthetic", "adds", "ratios", "gaps", "rare", "audits", "fidelity", "filtering"} | {
+            "synthetic-checks"
+        } <= set(ids)
         assert any(one["href"] == "#synthetic" for one in page.of("a"))
         assert "WZ201 <b>" not in page.content and "WZ201 &lt;b&gt;" in page.content
         assert "None" not in re.sub(r"<style>.*?</style>|default-src 'none'", "", page.content, flags=re.DOTALL)
@@ -213,6 +215,46 @@ def test_ratios_stand_side_by_side_and_other_ways_apart(mixed: Path) -> None:
     titles = re.findall(r'class="num">([\d.]+) per real image<', table)
     assert titles == ["0.5", "1", "3"]
     assert table.count("<tr>") == 1 + len(BUDGETS)
+
+
+def test_what_filtering_changes_stands_before_and_after_or_in_one_line(mixed: Path, tmp_path: Path) -> None:
+    sets = report(mixed)["synthetic"]["filtering"]
+    assert len(sets) == 2 * 12  # two sets of each generator
+    changed = [one for one in sets if one["changed"]]
+    assert {(one["strategies"][0], one["part"]) for one in changed} == {("bad", "train")} and len(changed) == 4
+    for one in changed:
+        scores = {side: figures["scores"]["frechet"]["value"] for side, figures in one["fidelity"].items()}
+        assert scores == {"made": 1.5, "kept": 1.25}
+        assert one["audit_flagged"] == {"made": 4, "kept": 1}
+    assert all(one["fidelity"] is None for one in sets if not one["changed"])
+    page = (mixed / "report.html").read_text(encoding="utf-8")
+    table = page[page.index('id="filtering"') : page.index('id="data"')]
+    assert table.count(">All made<") == table.count(">Kept<") == 4
+    assert "3 (6.0%)" in table and "a 30, b 19" in table and "2 replaced; figures of 47 a side" in table
+    assert "copies, 60, repeat 2; for training: 9 of 50 images flagged and used all the same" in table
+    assert "In 16 further sets of images none was flagged" in table
+    run = Path(shutil.copytree(mixed, tmp_path / "run"))
+    for path in (run / "artifacts" / "audit").glob("*/record.json"):
+        record = json.loads(path.read_text())
+        record["filtering"] = [one for one in record["filtering"] if not one["made"]["flagged"]]
+        path.write_text(json.dumps(record))
+    clean = write_report(run, lang="en").read_text(encoding="utf-8")
+    clean = clean[clean.index('id="filtering"') : clean.index('id="data"')]
+    assert clean.count("<p>") == 1 and "<table>" not in clean and "in any of the 16 sets" in clean
+
+
+def test_an_audit_of_older_code_is_neither_listed_twice_nor_read_for_what_it_lacks(mixed: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(mixed, tmp_path / "run"))
+    folders = sorted((run / "artifacts" / "audit").iterdir())
+    shutil.copytree(folders[0], folders[0].with_name("0" * 20))  # the same audit under its former key
+    write_report(run, lang="en")
+    assert len(report(run)["synthetic"]["audits"]) == 12
+    for path in (run / "artifacts" / "audit").glob("*/record.json"):
+        record = json.loads(path.read_text())
+        del record["filtering"]
+        path.write_text(json.dumps(record))
+    page = write_report(run, lang="en").read_text(encoding="utf-8")
+    assert report(run)["synthetic"]["filtering"] == [] and 'id="filtering"' not in page
 
 
 def test_what_failed_and_what_was_not_tested_is_listed(mixed: Path, tmp_path: Path) -> None:

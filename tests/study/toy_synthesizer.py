@@ -22,18 +22,21 @@ class Config:
     """Standard deviation of the noise on the mean images, gray levels."""
     copies: bool = False
     """Whether to give training images back, mirrored, instead of means with noise."""
+    copy_every: int = 0
+    """Every so-manieth image of a class is a training image, mirrored, as it is; 0: none."""
     fail: bool = False
     """Whether to break down."""
 
 
 @dataclass(frozen=True)
 class ToyGenerator:
-    """Means (classes, H, W, C) with noise, or copies of stored images."""
+    """Means (classes, H, W, C) with noise, or copies of stored images, or both: the means first, then what is copied."""
 
     classes: tuple[str, ...]
     images: np.ndarray
     labels: np.ndarray
     noise: float
+    copy_every: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -51,18 +54,24 @@ class ToyGenerator:
         for place, (label, seed) in enumerate(zip(labels, seeds, strict=True)):
             rng = np.random.default_rng(seed)
             own = np.flatnonzero(self.labels == label)
-            image = self.images[own[int(seed) // 2 % len(own)]].astype(np.float64)
+            number = int(seed) // 2 // len(self.classes)
+            if self.copy_every and number % self.copy_every == 0:
+                made[place] = self.images[own[1 + number // self.copy_every % (len(own) - 1)]]
+                continue
+            which = 0 if self.copy_every else int(seed) // 2 % len(own)
+            image = self.images[own[which]].astype(np.float64)
             made[place] = np.clip(image + self.noise * truncation * rng.standard_normal(self.shape), 0, 255)
         return made
 
     def save(self, folder: Path) -> None:
         np.save(folder / "images.npy", self.images)
         facts: dict[str, Any] = {"schema": SCHEMA, "kind": "toy", "classes": list(self.classes), "noise": self.noise}
-        write_json(folder / FILE, facts | {"labels": self.labels.tolist()})
+        write_json(folder / FILE, facts | {"labels": self.labels.tolist(), "copy_every": self.copy_every})
 
     @classmethod
     def from_folder(cls, folder: Path, facts: dict[str, Any]) -> ToyGenerator:
-        return cls(tuple(facts["classes"]), np.load(folder / "images.npy"), np.array(facts["labels"]), facts["noise"])
+        images, labels = np.load(folder / "images.npy"), np.array(facts["labels"])
+        return cls(tuple(facts["classes"]), images, labels, facts["noise"], facts["copy_every"])
 
 
 def fit(task: SynthesisTask, *, config: Config, runtime: Runtime) -> Generated:
@@ -75,11 +84,15 @@ def fit(task: SynthesisTask, *, config: Config, runtime: Runtime) -> Generated:
     write_json(runtime.folder / "handed.json", handed | {"labels": task.labels.tolist(), "seed": task.seed})
     rows = np.flatnonzero(~task.is_val)
     pixels, labels = task.images.batch(rows), task.labels[rows]
+    mirrored, codes = np.ascontiguousarray(pixels[:, :, ::-1]), np.arange(len(task.classes))
+    means = np.stack([pixels[labels == code].mean(axis=0) for code in codes])
     if config.copies:
-        generator = ToyGenerator(task.classes, np.ascontiguousarray(pixels[:, :, ::-1]), labels, 0.5)
+        generator = ToyGenerator(task.classes, mirrored, labels, 0.5)
+    elif config.copy_every:
+        both = np.concatenate([means, mirrored]), np.concatenate([codes, labels])
+        generator = ToyGenerator(task.classes, *both, config.noise, config.copy_every)
     else:
-        means = [pixels[labels == code].mean(axis=0) for code in range(len(task.classes))]
-        generator = ToyGenerator(task.classes, np.stack(means), np.arange(len(task.classes)), config.noise)
+        generator = ToyGenerator(task.classes, means, codes, config.noise)
     return Generated(generator=generator, notes={"rows": len(rows)})
 
 

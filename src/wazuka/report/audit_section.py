@@ -9,19 +9,18 @@ from markupsafe import Markup
 from wazuka.report import synthetic_figures
 from wazuka.report.audits import WORST_FIRST, Audit, data_uri, read_audits, worst
 from wazuka.report.judgement import Judgement
+from wazuka.report.synthetic_filter import METRICS, fidelity_cells
 from wazuka.report.synthetic_section import memorization_line
-from wazuka.report.words import DASH, Words, minus
+from wazuka.report.words import DASH, Words
 
 MOST_ROWS = 40
 """Most generators listed one by one; report.json has all."""
 MOST_FINDINGS = 16
-MOST_PICTURES = 8
+MOST_PICTURES = 12
 MOST_CURVES = 4
 """Most generators whose training is drawn."""
-PICTURES = ("grid", "pairs", "scales")
+PICTURES = ("grid", "pairs", "where", "scales")
 CURVES = ("distance", "diversity", "g_loss", "d_loss")
-DISTANCES = ("frechet", "kernel")
-METRICS = ("frechet", "kernel", "precision", "recall", "density", "coverage")
 
 
 def audits(judgement: Judgement, words: Words) -> dict[str, Any] | None:
@@ -103,31 +102,9 @@ def _memorization(one: Audit, words: Words) -> str:
 
 
 def _fidelity(one: Audit, words: Words) -> dict[str, Any]:
-    scores, missing = one.fidelity["scores"], one.fidelity["missing"]
-    cells = []
-    for name in METRICS:
-        score = scores.get(name)
-        if score is None:
-            cells.append({"value": DASH, "interval": "", "floor": ""})
-            continue
-        ends = {key: _number(name, score[key]) for key in ("value", "low", "high", "matched", "floor")}
-        cells.append(
-            {
-                "value": minus(ends["value"]),
-                "interval": minus(words("synthetic.from to", ends)),
-                "floor": minus(words("synthetic.beside floor", ends)),
-            }
-        )
-    why = sorted(set(missing.values()))
+    why = sorted(set(one.fidelity["missing"].values()))
+    cells = fidelity_cells(one.fidelity["scores"], words)
     return {"name": _one(one, words), "cells": cells, "missing": "; ".join(why)}
-
-
-def _number(metric: str, value: float) -> str:
-    """Three digits that count; kernel distances in thousandths."""
-    if metric not in DISTANCES:
-        return f"{value:.3f}"
-    value *= 1000 if metric == "kernel" else 1
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}" if abs(value) >= 1e-3 else f"{value:.3f}"
 
 
 def _basis(found: tuple[Audit, ...], words: Words) -> str:

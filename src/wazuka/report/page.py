@@ -10,7 +10,15 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from wazuka import __version__
-from wazuka.report import audit_section, licenses, sections, shift_section, synthetic_section, tables
+from wazuka.report import (
+    audit_section,
+    licenses,
+    sections,
+    shift_section,
+    synthetic_filter,
+    synthetic_section,
+    tables,
+)
 from wazuka.report.answer import make_answer
 from wazuka.report.figures import styles
 from wazuka.report.judgement import Judgement
@@ -61,6 +69,7 @@ def render_report(judgement: Judgement, *, lang: Language) -> str:
         "agreement": tables.agreement(judgement, words),
         "synthetic": synthetic,
         "audits": audit_section.audits(judgement, words),
+        "filtering": synthetic_filter.filtered(judgement, words),
         "data": sections.data(judgement, words),
         "checks": sections.checks(judgement, words),
         "leakage": sections.leakage(judgement, words),

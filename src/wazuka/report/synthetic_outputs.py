@@ -9,6 +9,7 @@ from wazuka.evaluate.intervals import Estimate
 from wazuka.report.audits import Audit, read_audits
 from wazuka.report.judgement import Judgement
 from wazuka.report.synthetic import Added, Gap, MatrixRow, Rare, Recipe
+from wazuka.report.synthetic_filter import sets_json
 from wazuka.report.synthetic_section import gap_lines, memorization_line, verdict_lines
 from wazuka.report.verdict import Bounds
 from wazuka.report.words import Words
@@ -36,6 +37,7 @@ def synthetic_json(judgement: Judgement, words: Words) -> dict[str, Any] | None:
         ],
         "rare": [_rare(one) for one in found.rare],
         "audits": [_audit(one) for one in read_audits(judgement.run)],
+        "filtering": sets_json(judgement.run, digits=DIGITS),
     }
 
 

@@ -7,19 +7,20 @@ That is why it may compare with test images too, which the record says.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from wazuka.audit.synthetic import Distance, Inputs, memorization, run_synthetic_checks
+from wazuka.audit.synthetic import Distance, Inputs, activation_maps, memorization, run_synthetic_checks
 from wazuka.core.hashing import derive_seed
-from wazuka.core.records import read_json, write_json, write_table
+from wazuka.core.records import is_finished, read_json, write_json, write_table
 from wazuka.evaluate.fidelity import DISTANCES, MIN_ROWS, Fidelity, fidelity, spatial_rows
 from wazuka.nn import generators
-from wazuka.study import audit_pictures, synthetic_images
-from wazuka.study.audit_sides import Sides, features_of_side
+from wazuka.study import audit_maps, audit_pictures, filtering, synthetic_images
+from wazuka.study.audit_sides import Sides, features_of_side, pooled_features
 from wazuka.study.context import Context, Settings, encoder_of, pixels_of
 from wazuka.study.plan import Step, step_folder
 from wazuka.study.rows import pretraining_rows
@@ -31,7 +32,8 @@ MOST_ATTRIBUTE_VALUES = 12
 
 
 def audit_generator(context: Context, step: Step, settings: Settings, folder: Path) -> dict[str, Any]:
-    """Audit the unfiltered images of one generator of a study: as many as test images, with their class shares."""
+    """Audit the unfiltered images of one generator of a study (as many as test images, with their class shares), and what
+    the filter changed in every set of its images."""
     synthetic = context.plan.steps[step.args["synthetic"]]
     source = context.plan.steps[synthetic.args["generator"]]
     source_folder, made_folder = step_folder(context.run, source), step_folder(context.run, synthetic)
@@ -45,7 +47,8 @@ def audit_generator(context: Context, step: Step, settings: Settings, folder: Pa
     counts = np.bincount(data.label_codes(held), minlength=len(data.classes))
     if len(held) < MIN_ROWS:
         counts = np.array(synthetic.args["test"], np.int64)
-    images = synthetic_images.make_images(generators.load(source_folder), counts, testing=True, device=settings.device)
+    generator = generators.load(source_folder)
+    images = synthetic_images.make_images(generator, counts, testing=True, device=settings.device)
     cache = pixels_of(context, synthetic.args["pixels"], settings)
     numbers = real["row"].to_numpy(np.int64)
     names = [data.classes[one] for one in images.labels]
@@ -66,8 +69,12 @@ def audit_generator(context: Context, step: Step, settings: Settings, folder: Pa
         attributes=_attributes(context),
     )
     seed = derive_seed(context.study.seed, "audit", source.key)
-    found, _ = audit_sides(sides, folder=folder, settings=settings, seed=seed)
+    pools, lost = _pools(context, step)
+    sets = filtering.sets_of_pools(pools, generator, classes=data.classes, device=settings.device)
+    found, _ = audit_sides(sides, folder=folder, settings=settings, seed=seed, sets=sets)
     record = read_json(made_folder / "record.json")
+    if lost:
+        found["synthetic_missing"] = f"without what the filter changed in {', '.join(lost)}, which failed"
     return found | {
         "strategy": step.args["strategy"],
         "budget": step.args["budget"],
@@ -78,6 +85,19 @@ def audit_generator(context: Context, step: Step, settings: Settings, folder: Pa
         "filter": {name: record["memorization"][name] for name in ("flagged", "images", "filtered")},
         "collapsed": record["collapsed"],
     }
+
+
+def _pools(context: Context, step: Step) -> tuple[dict[str, tuple[Path, dict[str, Any]]], list[str]]:
+    """Folder and arguments of every step that keeps images of the generator, and the names of those that failed."""
+    found, lost = {}, []
+    for one in step.args["pools"]:
+        pool = context.plan.steps[one]
+        folder = step_folder(context.run, pool)
+        if folder is not None and is_finished(folder):
+            found[one] = folder, pool.args
+        else:
+            lost.append(pool.name)
+    return found, lost
 
 
 def _held_out(
@@ -120,9 +140,12 @@ def _with_attributes(context: Context, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def audit_sides(
-    sides: Sides, *, folder: Path, settings: Settings, seed: int
+    sides: Sides, *, folder: Path, settings: Settings, seed: int, sets: Sequence[filtering.ImageSet] = ()
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure, check and draw; writes `checks.json`, `memorized.parquet`, `grid.png` and `pairs.png` into `folder`.
+    """Measure, check and draw; writes `checks.json`, `memorized.parquet`, `grid.png`, `pairs.png` and `where.png` into
+    `folder`.
+
+    `sets` are the images that went through the filter: what it changed is measured for each.
 
     Returns:
         The record's entries (the checks in brief, the fidelity figures, the pictures' names), and the checks with all ids.
@@ -156,6 +179,7 @@ def audit_sides(
         real_large=sides.real_pixels[real_large],
         synthetic_large=sides.synthetic_pixels[own_large],
         real_large_rows=real_large,
+        feature_maps=audit_maps.maps_of(sides, settings),
         fidelity=_distances(figures) or None,
         attributes=sides.attributes,
         seed=seed,
@@ -167,6 +191,9 @@ def audit_sides(
     write_json(folder / "checks.json", checks)
     write_table(folder / "memorized.parquet", table)
     pictures = audit_pictures.draw(sides, nearest, folder=folder, seed=seed)
+    maps = activation_maps.drawable(inputs)
+    if maps is not None:
+        pictures |= audit_maps.draw_maps(maps, sides, folder=folder)
     record = {
         "checks": [
             {name: one[name] for name in ("code", "name", "outcome", "count", "threshold", "reason")} for one in checks
@@ -176,8 +203,39 @@ def audit_sides(
         "spatial_fidelity": dataclasses.asdict(spatial) if isinstance(spatial, Fidelity) else {"missing": spatial},
         "encoder": sides.encoder_name,
         "pictures": pictures,
+        "filtering": _filtering(sets, sides, inputs, unseen, settings, seed=seed),
     }
     return record, checks
+
+
+def _filtering(
+    sets: Sequence[filtering.ImageSet],
+    sides: Sides,
+    inputs: Inputs,
+    unseen: np.ndarray,
+    settings: Settings,
+    *,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """What the filter changed in each set, measured where it left any image out."""
+    assert inputs.real_features is not None and inputs.real_pixels is not None
+    real = filtering.Real(
+        features=inputs.real_features,
+        small=inputs.real_pixels,
+        labels=sides.real["label"].astype("string").fillna("").to_numpy(object),
+        patients=sides.real["patient"].to_numpy(object),
+        training=sides.training,
+        unseen=unseen,
+    )
+    found = []
+    for one in sets:
+        facts = filtering.what_changes(one)
+        if one.pixels is not None:
+            features = pooled_features(sides, one.pixels, settings)
+            small = synthetic_images.small(one.pixels)
+            facts |= filtering.measure_change(one, features=features, small=small, real=real, seed=seed)
+        found.append(facts)
+    return found
 
 
 def _distances(found: Fidelity) -> dict[str, Distance]:

@@ -21,12 +21,13 @@ from wazuka.core.records import finish, read_json, read_table, write_text
 from wazuka.data.manifest import Dataset
 from wazuka.data.pixels import build_pixels
 from wazuka.data.transform import ImageTransform
-from wazuka.nn import backbones
+from wazuka.nn import backbones, generators
 from wazuka.nn.encoders import Encoder
+from wazuka.study import filtering
 from wazuka.study.audit import MOST_ATTRIBUTE_VALUES, audit_sides
 from wazuka.study.audit_sides import Inception, Sides
 from wazuka.study.context import Settings
-from wazuka.study.make_dataset import GENERATOR, TRAINED
+from wazuka.study.make_dataset import GENERATOR, MADE, TRAINED
 
 LARGEST_SIDE = 256
 """Pixels a side to which images are resized at most, where the generator does not say more."""
@@ -60,7 +61,7 @@ def audit_datasets(
         for place in (one.folder, Path(one.card.root)):
             if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
                 raise DataError(f"--out {out} lies inside {place}, which is never written to; choose another folder.")
-    unfinished = {"checks.json", "memorized.parquet", "grid.png", "pairs.png", "summary.md"}
+    unfinished = {"checks.json", "memorized.parquet", "grid.png", "pairs.png", "where.png", "summary.md"}
     if out.is_dir() and not {one.name for one in out.iterdir()} <= unfinished:
         raise DataError(f"{out} is not empty; choose another --out.")
     if real.card.intensity != synthetic.card.intensity:
@@ -95,7 +96,8 @@ def audit_datasets(
     )
     for line in (how, note):
         say(line)
-    record, checks = audit_sides(sides, folder=out, settings=settings, seed=derive_seed(seed, "audit"))
+    sets = _made(synthetic, sides.synthetic_pixels, settings)
+    record, checks = audit_sides(sides, folder=out, settings=settings, seed=derive_seed(seed, "audit"), sets=sets)
     record |= {"schema": 1, "step": "audit", "real": real.card.fingerprint, "synthetic": synthetic.card.fingerprint}
     record |= {"compared_with": how, "transform": note}
     write_text(out / "summary.md", _summary(real, synthetic, checks, record))
@@ -136,6 +138,30 @@ def _training(real: Dataset, synthetic: Dataset) -> tuple[np.ndarray, str]:
         images,
         f"The generator was trained on {int(images.sum())} of the {len(rows)} real images; {held} are held out.",
     )
+
+
+def _made(synthetic: Dataset, pixels: np.ndarray, settings: Settings) -> list[filtering.ImageSet]:
+    """The images of a dataset of `wazuka synthesize` with those that its filter left out; none of any other dataset.
+
+    Args:
+        synthetic: The dataset.
+        pixels: Of its usable images, (n, height, width, channels).
+        settings: With the device on which the others are made again.
+    """
+    file = synthetic.folder / GENERATOR / MADE
+    if not file.is_file():
+        return []
+    table, rows = read_table(file), synthetic.usable
+    places = pd.Series(np.arange(len(rows)), index=rows["seed"].astype("int64"))
+    table = table[~table["kept"] | table["seed"].isin(places.index)].reset_index(drop=True)  # some may be gone since
+    one = filtering.ImageSet(part="all", table=table, pixels=None)
+    if not one.changed:
+        return [one]
+    at = places.loc[table.loc[table["kept"], "seed"]].to_numpy()
+    generator = generators.load(synthetic.folder / GENERATOR)
+    truncation = float(table["truncation"].iloc[0])
+    made = filtering.with_pixels(table, pixels, at, generator, device=settings.device, truncation=truncation)
+    return [filtering.ImageSet(part="all", table=table, pixels=made)]
 
 
 def _transforms(real: Dataset, synthetic: Dataset) -> tuple[tuple[ImageTransform, ImageTransform], str]:
@@ -181,9 +207,63 @@ def _summary(real: Dataset, synthetic: Dataset, checks: list[dict[str, Any]], re
             f"| frechet, spatial | {spatial['value']:.4g} | {interval} | {spatial['matched']:.4g} | {spread} |"
         )
     lines += [f"\nNot measured: {name}: {why}" for name, why in found["missing"].items()]
+    lines += [line for one in record["filtering"] for line in ("", *_filter_lines(one))]
     lines += [
         "",
         "grid.png: of each class real, then synthetic images. pairs.png: the synthetic images closest to a real one",
     ]
     lines[-1] += " (above), and that one (below)."
+    if "where" in record["pictures"]:
+        lines += [
+            "where.png: the synthetic images with the highest held-out scores, below them where they differ (red speaks for",
+            "synthetic, blue for real; against the mean of both sides at that place), the real images with the lowest scores,",
+            "likewise, then the mean maps of the real and the synthetic images and their difference. Figures: WZ204.",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _filter_lines(one: dict[str, Any]) -> list[str]:
+    """What leaving out flagged images changed, from the record's entry: a table, or one line where it changed nothing."""
+    made, kept = one["made"], one["kept"]
+    if not one["changed"]:
+        if made["flagged"]:
+            return [
+                f"Filter: {made['flagged']} of {made['images']} images were flagged as copies and kept all the same."
+            ]
+        return [
+            f"Filter: none of the {made['images']} images made was flagged as a copy of a training image, so it changed nothing."
+        ]
+    lines = [
+        "## What filtering changed",
+        "",
+        f"{made['flagged']} of {made['images']} images made were flagged as copies of training images and left out,"
+        f" {one['replaced']} others came in their place. Figures of {one['rows']} images of each side with the same numbers"
+        " of each class, against the same real images.",
+        "",
+        "| figure | all images made | images kept | real against real |",
+        "|---|---|---|---|",
+        f"| images | {made['images']} | {kept['images']} | |",
+        f"| flagged by the filter | {_share(made['flagged'], made)} | {_share(kept['flagged'], kept)} | |",
+    ]
+    if one["audit_flagged"] is not None:
+        ours = one["audit_flagged"]
+        lines.append(f"| flagged by this audit | {_share(ours['made'], made)} | {_share(ours['kept'], kept)} | |")
+    lines += [f"| class {name} | {made['classes'][name]} | {kept['classes'][name]} | |" for name in made["classes"]]
+    before, after = one["fidelity"]["made"], one["fidelity"]["kept"]
+    for name, first in before["scores"].items():
+        if name in after["scores"]:
+            cells = [_value(each) for each in (first, after["scores"][name])]
+            floor = f"{first['floor']:.4g} ({first['floor_low']:.4g} to {first['floor_high']:.4g})"
+            lines.append(f"| {name} | {cells[0]} | {cells[1]} | {floor} |")
+    return lines + [f"\nNot measured: {name}: {why}" for name, why in before["missing"].items()]
+
+
+def _share(count: int, side: dict[str, Any]) -> str:
+    return f"{count} ({count / max(side['images'], 1):.1%})"
+
+
+def _value(score: dict[str, float]) -> str:
+    """A figure with its interval, then the one at the size at which real images were set against real ones."""
+    return (
+        f"{score['value']:.4g} ({score['low']:.4g} to {score['high']:.4g}), at the floor's size {score['matched']:.4g}"
+    )

@@ -61,6 +61,17 @@ def features_of_side(sides: Sides, pixels: np.ndarray, settings: Settings) -> tu
     if isinstance(sides.encoder, Inception):
         found = inception_features(images, weights=sides.encoder.weights, device=settings.device)
         return found.pooled, found.spatial
-    how: dict[str, Any] = {"intensity": sides.cache.intensity, "window": sides.cache.transform.window}
-    how["device"] = settings.device
+    how = _how(sides, settings)
     return compute_features(images, sides.encoder, **how), spatial_features(images, sides.encoder, **how)
+
+
+def pooled_features(sides: Sides, pixels: np.ndarray, settings: Settings) -> np.ndarray:
+    """The pooled features of `features_of_side` alone, (n, dim)."""
+    if isinstance(sides.encoder, Inception):
+        return features_of_side(sides, pixels, settings)[0]
+    return compute_features(ArrayImages(pixels), sides.encoder, **_how(sides, settings))
+
+
+def _how(sides: Sides, settings: Settings) -> dict[str, Any]:
+    window = sides.cache.transform.window
+    return {"intensity": sides.cache.intensity, "window": window, "device": settings.device}

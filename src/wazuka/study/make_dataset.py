@@ -2,7 +2,8 @@
 
 `OUT/` is a dataset folder: `dataset.yaml`, `manifest.parquet` (each row with `generator`, `seed` and `truncation`: any
 image can be made again from its row), the images under `images/`, the generator with `seen.parquet` under `generator/`.
-Memorized images are left out; where the check finds an issue, or the training collapsed, no images are written at all.
+Memorized images are left out (`generator/made.parquet` has their rows too, so that `wazuka audit` can say what that
+changed); where the check finds an issue, or the training collapsed, no images are written at all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from wazuka.data.pixels import PixelCache, build_pixels, pixels_key, to_picture
 from wazuka.nn import features, generators
 from wazuka.nn.encoders import Encoder
 from wazuka.study import data as study_data
+from wazuka.study import filtering
 from wazuka.study.config import Study, resolve_study
 from wazuka.study.context import Settings
 from wazuka.study.inner_split import inner_split
@@ -41,6 +43,8 @@ SIZE = 64
 GENERATOR, IMAGES = "generator", "images"
 TRAINED = "trained.parquet"
 """Of the rows in `seen.parquet` those that were trained on; the others were set aside for monitors."""
+MADE = "made.parquet"
+"""Every image that was made first or is kept: `label, seed, truncation`, and whether it was `made`, `kept`, a copy (`flag`)."""
 COPIES_IN_MEMORY, FEATURE_BYTES = 12, 16_384
 """Bytes that an image takes while it is made and compared: of each value, and of its features."""
 
@@ -151,6 +155,8 @@ def make_dataset(dataset: Dataset, out: Path, *, wishes: Wishes, settings: Setti
     blocked = _blocked(read_json(folder / "record.json")["collapsed"], facts)
     if blocked is None:
         _write(kept, pixels, data.classes, out=out, dataset=dataset, wishes=wishes, key=key, workers=settings.workers)
+    made_and_kept = filtering.made_and_kept(counts, kept.rows, data.classes, testing=False)
+    write_table(folder / MADE, made_and_kept.assign(truncation=wishes.truncation))
     write_json(folder / "memorization.json", facts)
     written = 0 if blocked else len(kept.pixels)
     notes = []

@@ -41,6 +41,7 @@ def make_plan(study: Study, data: StudyData, split_table: pd.DataFrame) -> Plan:
     planner = Planner(study, data, split_table)
     for strategy in study.strategies:
         planner.add(strategy)
+    planner.synthesis.audits()
     untested = tuple(planner.synthesis.untested.items())
     return Plan(study_key(study, data), planner.steps, (*study.not_measured, *untested))
 

@@ -7,6 +7,7 @@ the first strategy in the file that has a fitting one (same image transform, rep
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,17 @@ from wazuka.study.synthesis import Synthesis
 if TYPE_CHECKING:
     from wazuka.study.planner import Planner
 
-AUDIT_CODE_VERSION = 1
+AUDIT_CODE_VERSION = 2
 """Of the audit step; raised when its figures change."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The audit of one generator while a plan is made: its name and arguments, and the steps that keep its images."""
+
+    name: str
+    args: dict[str, Any]
+    pools: list[str]
 
 
 class SynthesisPlanner:
@@ -39,7 +49,7 @@ class SynthesisPlanner:
         self.planner = planner
         self.makers = [one for one in planner.study.strategies if one.synthesis is not None]
         self.untested: dict[str, str] = {}
-        self._audited: set[str] = set()
+        self._audits: dict[str, Audited] = {}
         self._rows: dict[tuple[int, str, str, bool], TrialRows] = {}
 
     def check(self, strategy: Strategy) -> None:
@@ -109,13 +119,19 @@ class SynthesisPlanner:
         needs = (generator, pixel_step, encoder_step, feature_step)
         args |= {"strategy": strategy.name, "budget": budget}
         step = planner.put(Step(kind="synthetic", key=key, name=name, needs=needs, args=args))
-        if generator not in self._audited:
-            self._audited.add(generator)
-            own = {"synthetic": step, "strategy": strategy.name, "budget": budget, "repeat": group[0]}
-            own |= {"train_domain": group[1]}
-            audit_key = make_key("audit", step, AUDIT_CODE_VERSION)
-            planner.put(Step(kind="audit", key=audit_key, name=f"audit of {name}", needs=(step,), args=own))
+        own = {"synthetic": step, "strategy": strategy.name, "budget": budget, "repeat": group[0]}
+        own |= {"train_domain": group[1]}
+        audit = self._audits.setdefault(generator, Audited(f"audit of {name}", own, []))
+        if step not in audit.pools:
+            audit.pools.append(step)
         return step
+
+    def audits(self) -> None:
+        """Add the audit of every generator, once all sets of images are planned that it makes."""
+        for one in self._audits.values():
+            key = make_key("audit", one.pools, AUDIT_CODE_VERSION)
+            needs, after, args = tuple(one.pools[:1]), tuple(one.pools[1:]), one.args | {"pools": one.pools}
+            self.planner.put(Step(kind="audit", key=key, name=one.name, needs=needs, after=after, args=args))
 
     def generator(
         self,

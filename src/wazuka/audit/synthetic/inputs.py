@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,9 @@ from wazuka.core.errors import DataError
 
 SIDE = 32
 """Height and width of the small images in which copies are looked for."""
+FeatureMaps = Callable[[np.ndarray, np.ndarray], Iterator[np.ndarray]]
+"""Rows of `real` and rows of `synthetic` -> the spatial features of the former, then of the latter, in batches in order:
+float32 (a batch, channels, height, width)."""
 REAL_COLUMNS = ("id", "patient", "label", "domain")
 SYNTHETIC_COLUMNS = ("id", "label", "seed")
 
@@ -54,6 +57,7 @@ class Inputs:
         real_large_rows: Row of `real` of each image of `real_large`, int64 (a,).
         covered: Real rows with a synthetic neighbor within the distance of their k-th real one, bool (n,); None: the
             check of coverage finds out itself.
+        feature_maps: Computes spatial features of images, the same for the same rows; or why there are none.
         fidelity: Name ("frechet", "kid", ...) -> its figures; None where not measured.
         attributes: Columns of `real` to look at besides `domain`, each with few values.
         seed: Of every random choice.
@@ -73,11 +77,12 @@ class Inputs:
     synthetic_large: np.ndarray | None = None
     real_large_rows: np.ndarray | None = None
     covered: np.ndarray | None = None
+    feature_maps: FeatureMaps | str = "no spatial features were given"
     fidelity: Mapping[str, Distance] | None = None
     attributes: Sequence[str] = ()
     seed: int = 0
     found: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What one check found and another, or the report, needs again (the nearest training images)."""
+    """What one check found and another, or the report, needs again (the nearest training images, the maps)."""
 
     def __post_init__(self) -> None:
         _need_columns("real", self.real, (*REAL_COLUMNS, *self.attributes))
