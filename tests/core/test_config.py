@@ -35,6 +35,19 @@ def test_a_mapping_becomes_the_dataclass_with_lists_as_tuples_and_whole_numbers_
     assert isinstance(config.lam, float)
 
 
+def test_a_number_with_an_exponent_needs_no_point_and_a_name_that_looks_like_one_stays_a_name() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Named(Config):
+        name: str = ""
+        betas: tuple[float, float] = (0.0, 0.9)
+
+    values = parse_yaml("{lam: 1e-4, name: 1e5, betas: [1E-1, 0.5], needed: 1}", where="f.yaml")
+    config = build(Named, values, where="f.yaml")
+    assert (config.lam, config.name, config.betas) == (1e-4, "1e5", (0.1, 0.5))
+    with pytest.raises(ConfigError, match="Value '1e5' of `adapt.needed` is wrong"):
+        build(Config, {"needed": "1e5"}, where="adapt")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -7,16 +7,23 @@ import dataclasses
 import inspect
 import itertools
 import math
+import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import yaml
 
 from wazuka.core.errors import ConfigError, unknown_name
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 T = TypeVar("T")
+
+EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
+"""A number with an exponent and without a point."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -76,7 +83,8 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
 def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     """Build the frozen dataclass `cls` from a mapping, strictly: no unknown key, no wrong type, no missing key.
 
-    Types are checked as written (`1` is no `str`, `"3"` is no `int`; an `int` is welcome as a `float`). A dataclass
+    Types are checked as written (`1` is no `str`, `"3"` is no `int`; an `int` is welcome as a `float`, and so is `1e-4`,
+    which YAML 1.1 takes for a text). A dataclass
     may refuse values in its `__post_init__` by raising `ValueError`.
 
     Args:
@@ -102,7 +110,14 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
             continue
         try:
             adapter = TypeAdapter(hints[field.name])
-            checked[field.name] = adapter.validate_python(_lists_to_tuples(values[field.name]), strict=True)
+            given = _lists_to_tuples(values[field.name])
+            read = _with_exponents(given)
+            try:
+                checked[field.name] = adapter.validate_python(given, strict=True)
+            except ValidationError:
+                if read == given or not _fits(adapter, read):
+                    raise
+                checked[field.name] = adapter.validate_python(read, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join([where, field.name, *(str(part) for part in first["loc"] if isinstance(part, int))])
@@ -132,6 +147,23 @@ def _lists_to_tuples(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_lists_to_tuples(one) for one in value)
     return value
+
+
+def _fits(adapter: TypeAdapter[Any], value: Any) -> bool:
+    from pydantic import ValidationError
+
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _with_exponents(value: Any) -> Any:
+    """Read texts like `1e-4` as numbers: YAML 1.1, which PyYAML reads, takes them for texts without a point."""
+    if isinstance(value, tuple):
+        return tuple(_with_exponents(one) for one in value)
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 def describe_fields(cls: type) -> list[tuple[str, str, str, str]]:
