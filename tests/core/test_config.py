@@ -44,7 +44,7 @@ def test_a_number_with_an_exponent_needs_no_point_and_a_name_that_looks_like_one
     values = parse_yaml("{lam: 1e-4, name: 1e5, betas: [1E-1, 0.5], needed: 1}", where="f.yaml")
     config = build(Named, values, where="f.yaml")
     assert (config.lam, config.name, config.betas) == (1e-4, "1e5", (0.1, 0.5))
-    with pytest.raises(ConfigError, match="Value '1e5' of `adapt.needed` is wrong"):
+    with pytest.raises(ConfigError, match=r"Value .1e5. of `adapt\.needed` is wrong"):
         build(Config, {"needed": "1e5"}, where="adapt")
 
 

@@ -33,6 +33,23 @@ before the next is computed (gradient accumulation)."""
 Validate = Callable[[nn.Module], float]
 """(network in evaluation mode) -> loss on what early stopping may use."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What a look at a network in training found; no label has a part in it.
+
+    Attributes:
+        figures: Name -> value, for the curves; the same names at every look.
+        useless: Why going on makes no sense, one sentence; None where it does.
+    """
+
+    figures: Mapping[str, float]
+    useless: str | None = None
+
+
+Look = Callable[[nn.Module, int], Looked]
+"""(network in evaluation mode, steps so far) -> figures for the curves, and whether to go on."""
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -78,7 +95,8 @@ class Trained:
         best_value: Validation loss there; None without validation.
         stopped_early: Whether patience ended it.
         precision: "fp32" or "bf16".
-        curves: Name -> list of (step, value): train_loss and, with validation, val_loss.
+        curves: Name -> list of (step, value): train_loss, with validation val_loss, and the figures of `look`.
+        collapsed: Why `look` ended it as useless; None where it did not.
     """
 
     steps: int
@@ -87,6 +105,7 @@ class Trained:
     stopped_early: bool
     precision: str
     curves: dict[str, list[tuple[float, float]]]
+    collapsed: str | None = None
 
 
 @dataclass
@@ -99,7 +118,9 @@ class _Progress:
     finite: torch.Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
     train_loss: list[tuple[float, float]] = field(default_factory=list)
     val_loss: list[tuple[float, float]] = field(default_factory=list)
+    figures: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     stopped: bool = False
+    collapsed: str | None = None
 
 
 def choose_precision(wanted: Precision, device: str) -> Literal["fp32", "bf16"]:
@@ -127,6 +148,7 @@ def train(
     folder: Path,
     parts: Sequence[tuple[nn.Module, float]] | None = None,
     validate: Validate | None = None,
+    look: Look | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train a network in place; an interrupted training goes on from `folder`'s checkpoint as if nothing had happened.
@@ -139,13 +161,14 @@ def train(
         folder: Where the checkpoint lives; removed when the training is done.
         parts: Pairs (module, factor on the learning rate); the whole network with 1 if None.
         validate: What early stopping watches; only where the budget allows choices.
+        look: Called at the end of every interval; it may end the training as useless. The weights are then the last.
         say: Takes lines of progress.
 
     Raises:
         TrainingDiverged: If loss or gradient stop being finite; the network then has its last good weights, which are
             also in `folder`.
     """
-    loop = _Loop(network, step_loss, settings, seed, device, Path(folder), parts, validate, say)
+    loop = _Loop(network, step_loss, settings, seed, device, Path(folder), parts, validate, look, say)
     with seeding.own_randomness(device), seeding.repeatable(device):
         return loop.run()
 
@@ -163,10 +186,11 @@ class _Loop:
         folder: Path,
         parts: Sequence[tuple[nn.Module, float]] | None,
         validate: Validate | None,
+        look: Look | None,
         say: Callable[[str], None],
     ) -> None:
         self.step_loss, self.settings, self.seed, self.device = step_loss, settings, seed, device
-        self.folder, self.validate, self.say = folder, validate, say
+        self.folder, self.validate, self.look, self.say = folder, validate, look, say
         self.precision = choose_precision(settings.precision, device)
         self.fabric = _make_fabric(device, self.precision)
         groups = parameter_groups(parts or [(network, 1.0)], lr=settings.lr, weight_decay=settings.weight_decay)
@@ -205,14 +229,15 @@ class _Loop:
             best_step = now.stopper.best_step
         self.network.eval()
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
-        curves = {"train_loss": now.train_loss} | ({"val_loss": now.val_loss} if self.validate else {})
+        curves = {"train_loss": now.train_loss} | ({"val_loss": now.val_loss} if self.validate else {}) | now.figures
         return Trained(
             steps=now.step,
             best_step=best_step,
             best_value=now.stopper.best_value if now.stopper.best_state else None,
-            stopped_early=now.stopped,
+            stopped_early=now.stopped and now.collapsed is None,
             precision=self.precision,
             curves=curves,
+            collapsed=now.collapsed,
         )
 
     def _state(self, network: nn.Module) -> State:
@@ -260,6 +285,8 @@ class _Loop:
         line = f"step {now.step} of {self.settings.steps}: loss {now.train_loss[-1][1]:.4f}"
         if self.validate is not None:
             line += f", validation {self._validate():.4f}"
+        if self.look is not None:
+            self._look()
         self.last_good, self.last_good_step = copy_state(self._state(self.network)), now.step
         if time.monotonic() - self.last_said >= SECONDS_BETWEEN_LINES:
             self.say(line)
@@ -274,6 +301,19 @@ class _Loop:
         now.val_loss.append((now.step, value))
         now.stopped = now.stopper.update(now.step, value, self._state(network))
         return value
+
+    def _look(self) -> None:
+        """Keep the figures of a look; end the training where it says so."""
+        assert self.look is not None
+        network, now = self.average or self.network, self.now
+        network.eval()
+        with torch.no_grad():
+            found = self.look(network, now.step)
+        for name, value in found.figures.items():
+            now.figures.setdefault(name, []).append((now.step, float(value)))
+        if found.useless is not None:
+            now.stopped, now.collapsed = True, found.useless
+            self.say(f"Training ends at step {now.step}: {found.useless}")
 
     def _require_finite(self) -> None:
         weights = all(bool(torch.isfinite(one).all()) for one in self.trainable)
@@ -301,7 +341,9 @@ class _Loop:
             "loss_sum": now.loss_sum,
             "train_loss": now.train_loss,
             "val_loss": now.val_loss,
+            "figures": now.figures,
             "stopped": now.stopped,
+            "collapsed": now.collapsed,
         }
         write_checkpoint(self.folder / CHECKPOINT, content)
         self.last_saved = time.monotonic()
@@ -323,6 +365,8 @@ class _Loop:
         now.step, now.stopped = found["step"], found["stopped"]
         now.loss_sum = found["loss_sum"].to(self.device)
         now.train_loss, now.val_loss = list(found["train_loss"]), list(found["val_loss"])
+        # a checkpoint of an earlier version has no figures: nothing looked
+        now.figures, now.collapsed = found.get("figures", {}), found.get("collapsed")
         self.say(f"Going on from step {now.step} of {self.settings.steps}.")
 
 
