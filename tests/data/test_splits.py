@@ -441,6 +441,14 @@ def test_wrong_split_columns_are_named(change: dict[str, str | None], text: str)
         )
 
 
+def test_a_test_part_without_any_label_is_refused():
+    table = make_table(patients=12)
+    table["part"] = table["patient"].map(lambda name: "test" if name < "p0004" else "train")
+    table.loc[table["part"] == "test", "label"] = pd.NA
+    with pytest.raises(NotEnoughData, match="No row with `test` in column `part` has a label"):
+        make_splits(table, test=Test(kind="column", column="part"), repeats=1, redraw=True, seed=0)
+
+
 def test_a_patient_on_both_sides_of_the_column_is_counted_and_named():
     table = make_table()
     table["part"] = np.where(np.arange(len(table)) < 6, "test", "train")

@@ -307,6 +307,8 @@ def _from_column(rows: _Rows, column: str | None) -> tuple[np.ndarray, np.ndarra
     for code, name in ((0, "train"), (2, "test")):
         if not (side == code).any():
             raise DataError(f"Column `{column}` has no row `{name}`; it needs training and test rows.")
+    if rows.task == "classification" and not (rows.label[side == 2] >= 0).any():
+        raise NotEnoughData(f"No row with `test` in column `{column}` has a label; write `test: {{patients: 20%}}`.")
     return side == 2, _patients_of(rows, side == 1) if (side == 1).any() else None
 
 
