@@ -10,7 +10,9 @@ from tests.synthesize.clinic_generator import RECORDED, load_clinic, probe_score
 from wazuka.nn import backbones, generators
 
 
-def test_a_probe_of_other_real_patients_recognizes_the_classes_of_made_images(tmp_path: Path, shared_data: Path) -> None:
+def test_a_probe_of_other_real_patients_recognizes_the_classes_of_made_images(
+    tmp_path: Path, shared_data: Path
+) -> None:
     encoder = backbones.resolve(f"mobilenetv1-025={shared_data / 'weights' / 'mobilenetv1_025.safetensors'}")
     generator = generators.load(RECORDED)
     images, labels, patients = load_clinic(tmp_path / "clinic", seed=6, patients=120)
