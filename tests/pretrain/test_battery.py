@@ -16,6 +16,8 @@ from wazuka import pretrain
 from wazuka.core.config import build, describe_fields
 from wazuka.core.errors import ConfigError, NotEnoughData
 from wazuka.data.views import Images
+from wazuka.nn.encoders import Encoder, save_encoder
+from wazuka.nn.features import compute_features
 from wazuka.training import loop
 from wazuka.training.roles import Pretrained, Pretrainer, PretrainTask, Runtime
 
@@ -191,3 +193,50 @@ def test_a_frozen_onnx_graph_is_refused(name: str, tmp_path: Path) -> None:
 def test_nothing_is_left_of_the_checkpoints(name: str, whole: dict[str, Pretrained], tmp_path: Path) -> None:
     run(pretrain.METHODS[name], make_task(view(tmp_path)), tmp_path / "step", steps=1)
     assert list((tmp_path / "step").glob("checkpoint*")) == []
+
+
+def stripes(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Faint stripes, upright or level, under noise, light and slopes of light that differ more: (images, labels)."""
+    rng, labels = np.random.default_rng(0), np.arange(n) % 2
+    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    found = []
+    for label in labels:
+        wave = 0.12 * np.sin(6 * np.pi * (x if label else y) + rng.uniform(0, 2 * np.pi))
+        light = rng.uniform(0.2, 0.8) + rng.uniform(-0.5, 0.5) * (x - 0.5) + rng.uniform(-0.5, 0.5) * (y - 0.5)
+        found.append(light + wave + rng.normal(0, 0.12, (SIDE, SIDE)))
+    images = (np.clip(np.array(found), 0, 1) * 255).astype(np.uint8)
+    return np.repeat(images[..., None], 3, axis=3), labels
+
+
+def separation(images: Images, labels: np.ndarray, encoder: Encoder) -> float:
+    """How much more alike centered features of one class are than those of two: difference of the mean cosines."""
+    features = compute_features(images, encoder, intensity="rgb8")
+    features = features - features.mean(axis=0)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    cosines, same = features @ features.T, labels[:, None] == labels[None]
+    return float(cosines[same & ~np.eye(len(labels), dtype=bool)].mean() - cosines[~same].mean())
+
+
+LEARNING = {
+    "steps": 40,
+    "batch": 32,
+    "lr": 0.003,
+    "optimizer": "adamw",
+    "augment": "strong",
+    "projector_hidden": 128,
+    "projector_dim": 64,
+    "smallest_crop": 0.5,
+}
+"""Settings under which a few seconds' training of a tiny network teaches something, where a method has them."""
+OWN = {"byol": {"target_decay": 0.95}, "jigsaw-permutation": {"steps": 60}, "fg-ssl": {"steps": 25, "dim": 64}}
+
+
+@pytest.mark.slow
+@methods
+def test_frozen_features_separate_classes_better_than_untrained_ones(name: str, tmp_path: Path) -> None:
+    method, (array, labels) = pretrain.METHODS[name], stripes(96)
+    images, names = as_images(array, tmp_path), {one.name for one in dataclasses.fields(method.config)}
+    known = {key: value for key, value in LEARNING.items() if key in names}
+    result = run(method, make_task(images), tmp_path / "step", **known | OWN.get(name, {}))
+    encoder = save_encoder(result.encoder, tmp_path / "encoder", state=result.state)
+    assert separation(images, labels, encoder) > 1.5 * separation(images, labels, tiny_encoder())

@@ -152,12 +152,12 @@ def test_auto_takes_the_grain_whose_short_training_has_the_highest_effective_ran
     tried: list[str] = []
     original = fg_ssl._train
 
-    def short(task: Any, config: Config, runtime: Runtime, folder: Path, *, steps: int) -> Any:
-        network, trained = original(task, config, runtime, folder, steps=1)
-        if "grain" in folder.name:
+    def short(task: Any, config: Config, runtime: Runtime) -> Any:
+        network, result = original(task, dataclasses.replace(config, steps=1), runtime)
+        if "grain" in runtime.folder.name:
             tried.append(str(config.grain))
-            trained.curves["effective_rank"] = [(1, ranks[config.grain])]
-        return network, trained
+            result.notes["monitor"]["effective_rank"] = ranks[config.grain]
+        return network, result
 
     monkeypatch.setattr(fg_ssl, "_train", short)
     result = run(make_task(tmp_path / "data"), tmp_path / "run", dataclasses.replace(TINY, grain="auto"))
@@ -169,11 +169,11 @@ def test_auto_takes_the_grain_whose_short_training_has_the_highest_effective_ran
 def test_a_finished_trial_of_a_grain_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = fg_ssl._train, []
 
-    def dies(task: Any, config: Config, runtime: Runtime, folder: Path, *, steps: int) -> Any:
-        calls.append(folder.name)
+    def dies(task: Any, config: Config, runtime: Runtime) -> Any:
+        calls.append(runtime.folder.name)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(task, config, runtime, folder, steps=steps)
+        return original(task, config, runtime)
 
     monkeypatch.setattr(fg_ssl, "_train", dies)
     config, task = dataclasses.replace(TINY, grain="auto"), make_task(tmp_path / "data")

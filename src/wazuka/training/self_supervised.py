@@ -7,9 +7,9 @@ Each technique (`pretrain/`) has its own network and loss for a step. What is ke
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -176,6 +176,8 @@ def train_encoder(
     unlabeled: Unlabeled,
     seed: int,
     runtime: Runtime,
+    parts: Sequence[tuple[nn.Module, float]] | None = None,
+    updates: int = 1,
 ) -> Pretrained:
     """Train a network whose `backbone` is the task's encoder, watch its features, keep the encoder.
 
@@ -186,6 +188,8 @@ def train_encoder(
         unlabeled: Its images, which the monitor looks at too.
         seed: Of all randomness.
         runtime: Where to train and to keep checkpoints.
+        parts: As in `training.loop.train`.
+        updates: Updates for each of `config.steps`, where a technique makes several of one batch.
 
     Returns:
         The result, its weights on the CPU. A collapsed training ends early; its last weights are kept, and the notes
@@ -193,6 +197,7 @@ def train_encoder(
     """
     config = unlabeled.config
     settings = loop_settings(config, pretrained=task.encoder.pretrained)
+    settings = replace(settings, steps=settings.steps * updates, evaluate_every=settings.evaluate_every * updates)
     count = len(task.images)
     order = np.random.default_rng(derive_seed(seed, "looked at")).permutation(count)[:LOOKED_AT]
 
@@ -204,7 +209,7 @@ def train_encoder(
             for kept, view in zip(found, views, strict=True):
                 kept.append(model.backbone(view))  # type: ignore[operator]
         figures = embedding_figures(torch.cat(found[0]), torch.cat(found[1]))
-        return Looked(figures=figures, useless=collapsed(figures) if step >= SETTLED * config.steps else None)
+        return Looked(figures=figures, useless=collapsed(figures) if step >= SETTLED * settings.steps else None)
 
     trained = train(
         network,
@@ -213,6 +218,7 @@ def train_encoder(
         seed=seed,
         device=runtime.device,
         folder=runtime.folder,
+        parts=parts,
         look=look,
         say=runtime.say,
     )
