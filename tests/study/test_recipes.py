@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wazuka import adapt, synthesize
+from wazuka import adapt, pretrain, synthesize
 from wazuka.core.records import read_json, read_table
 from wazuka.data.manifest import Dataset
 from wazuka.report.build import write_report
@@ -33,6 +33,8 @@ def test_every_technique_is_in_a_recipe(clinic: Dataset) -> None:
     assert used == set(adapt.METHODS)
     made = {one.synthesis.method.name for name in recipes() for one in read(name, clinic).strategies if one.synthesis}
     assert made == set(synthesize.METHODS)
+    pretrained = {one.pretrain.name for name in recipes() for one in read(name, clinic).strategies if one.pretrain}
+    assert pretrained == set(pretrain.METHODS)
 
 
 def test_the_papers_settings_are_in_its_recipe(clinic: Dataset) -> None:
