@@ -78,6 +78,21 @@ def test_fields_are_described_with_the_docstring_under_them() -> None:
     assert rows["grid"][3] == ""
 
 
+def test_inherited_fields_are_described_too() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Longer(Config):
+        """One more."""
+
+        lam: float = 1.0
+        """Other words."""
+        more: int = 0
+        """Its own."""
+
+    described = {name: (default, text) for name, _, default, text in describe_fields(Longer)}
+    assert described["more"] == ("0", "Its own.") and described["lam"] == ("1.0", "Other words.")
+    assert described["mode"] == ("'barlow'", "Weighting.")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -88,4 +88,6 @@ def work(rank: int, folder: str) -> None:
         network = nn.parallel.DistributedDataParallel(Embedder(hierarchy=hierarchy))
         found = outcome(network, first, second, micro=micro)
         torch.save({key: one.detach().clone() for key, one in found.items()}, Path(folder) / f"{name}-{rank}.pt")
+        del network, found
+    torch.distributed.barrier()  # neither leaves while the other still talks to it
     torch.distributed.destroy_process_group()

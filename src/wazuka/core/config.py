@@ -167,13 +167,16 @@ def _with_exponents(value: Any) -> Any:
 
 
 def describe_fields(cls: type) -> list[tuple[str, str, str, str]]:
-    """List a config's fields as (name, type, default, docstring); the docstring is the string under the field."""
+    """List a config's fields as (name, type, default, docstring); the docstring is the string under the field, also in a
+    class that it inherits from."""
     docs: dict[str, str] = {}
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    for before, node in itertools.pairwise(body):
-        if isinstance(before, ast.AnnAssign) and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            docs[before.target.id] = " ".join(str(node.value.value).split())  # type: ignore[union-attr]
+    for one in reversed([base for base in cls.__mro__ if dataclasses.is_dataclass(base)]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(one)))
+        body = tree.body[0].body  # type: ignore[attr-defined]
+        for before, node in itertools.pairwise(body):
+            described = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            if isinstance(before, ast.AnnAssign) and described:
+                docs[before.target.id] = " ".join(str(node.value.value).split())  # type: ignore[union-attr]
     rows = []
     for field in dataclasses.fields(cls):
         default = "required" if field.default is dataclasses.MISSING else repr(field.default)

@@ -14,7 +14,8 @@ class Registry(Mapping[str, Any]):
 
     Args:
         role: What the members are, for messages ("adapt method").
-        modules: Name -> module. This mapping is the registry entry that a new technique adds.
+        modules: Name -> module, or "module:OBJECT" where one file holds several techniques. This mapping is the registry
+            entry that a new technique adds.
     """
 
     def __init__(self, role: str, modules: Mapping[str, str]) -> None:
@@ -29,7 +30,8 @@ class Registry(Mapping[str, Any]):
         """
         if name not in self.modules:
             raise unknown_name(self.role, name, sorted(self.modules))
-        return importlib.import_module(self.modules[name]).METHOD
+        module, _, technique = self.modules[name].partition(":")
+        return getattr(importlib.import_module(module), technique or "METHOD")
 
     def __contains__(self, name: object) -> bool:
         return name in self.modules

@@ -1,25 +1,8 @@
 """Pretrainers: images without labels become an encoder. One file per technique; the five joint embeddings share one."""
 
-from __future__ import annotations
-
-import importlib
-from typing import Any
-
-from wazuka.core.errors import unknown_name
 from wazuka.core.registry import Registry
 
-
-class _Pretrainers(Registry):
-    """A registry whose modules may hold several techniques: "module:OBJECT" is one of them."""
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.modules:
-            raise unknown_name(self.role, name, sorted(self.modules))
-        module, _, technique = self.modules[name].partition(":")
-        return getattr(importlib.import_module(module), technique or "METHOD")
-
-
-METHODS = _Pretrainers(
+METHODS = Registry(
     "pretrain method",
     {
         "fg-ssl": "wazuka.pretrain.fg_ssl",
