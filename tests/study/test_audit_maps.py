@@ -15,8 +15,8 @@ from PIL import Image
 from tests.audit.synthetic_cases import clinic, small
 from tests.toy_images import tiny_encoder
 from wazuka.audit.synthetic import Inputs, activation_maps, two_sample
-from wazuka.study import audit_maps
-from wazuka.study.audit_sides import Inception, Sides
+from wazuka.study.synthetic import audit_maps
+from wazuka.study.synthetic.audit_sides import Inception, Sides
 
 SETTINGS: Any = SimpleNamespace(device="cpu")
 

@@ -24,7 +24,10 @@ from wazuka.data.manifest import Dataset
 from wazuka.evaluate.fidelity import fidelity
 from wazuka.nn import backbones
 from wazuka.study.context import Settings, open_run
-from wazuka.study.filtering import (
+from wazuka.study.graph import needed
+from wazuka.study.run import run_study
+from wazuka.study.steps import run_step
+from wazuka.study.synthetic.filtering import (
     ImageSet,
     Real,
     equal_counts,
@@ -34,12 +37,9 @@ from wazuka.study.filtering import (
     what_changes,
     with_pixels,
 )
-from wazuka.study.graph import needed
-from wazuka.study.make_dataset import Wishes, make_dataset
-from wazuka.study.run import run_study
-from wazuka.study.steps import run_step
-from wazuka.study.synthesis_steps import make_filtered
-from wazuka.study.synthetic_images import make_images, save_images
+from wazuka.study.synthetic.images import make_images, save_images
+from wazuka.study.synthetic.make_dataset import Wishes, make_dataset
+from wazuka.study.synthetic.steps import make_filtered
 
 COPIES = 12
 PATIENTS = 30

@@ -15,9 +15,9 @@ from wazuka.core.errors import ConfigError, DataError
 from wazuka.core.records import read_json
 from wazuka.data.manifest import Dataset, load
 from wazuka.nn import backbones, generators
-from wazuka.study import make_dataset as making
 from wazuka.study.context import Settings
-from wazuka.study.make_dataset import Wishes, make_dataset
+from wazuka.study.synthetic import make_dataset as making
+from wazuka.study.synthetic.make_dataset import Wishes, make_dataset
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from tests.study.toy_synthesizer import ToyGenerator
 from wazuka import adapt
 from wazuka.audit.synthetic import Memorized
 from wazuka.core.errors import ConfigError
-from wazuka.study.synthesis import read_synthesis
-from wazuka.study.synthesis_steps import make_filtered, memorization_facts
+from wazuka.study.synthetic.settings import read_synthesis
+from wazuka.study.synthetic.steps import make_filtered, memorization_facts
 
 DP = {"epsilon": 8.0, "delta": 1e-4}
 

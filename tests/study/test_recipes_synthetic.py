@@ -12,7 +12,7 @@ from wazuka.study.data import load_study_data, make_splits
 from wazuka.study.planner import make_plan
 from wazuka.study.recipes import recipes
 from wazuka.study.strategies import Strategy
-from wazuka.study.synthesis import Synthesis
+from wazuka.study.synthetic.settings import Synthesis
 
 TASKS = {"real": "real", "synthetic": "synthetic"}
 """The paper's two trainings; each is tested on real and on synthetic images."""

@@ -23,7 +23,7 @@ from wazuka.study.plan import step_folder
 from wazuka.study.planner import make_plan
 from wazuka.study.rows import generator_patients
 from wazuka.study.run import run_study
-from wazuka.study.synthetic_images import choose, open_images, seeds_of, wanted, weight
+from wazuka.study.synthetic.images import choose, open_images, seeds_of, wanted, weight
 
 BOTH = PROBE | {"synthesize": "toy"}
 STRATEGIES: dict[str, Any] = {
@@ -199,7 +199,7 @@ def test_a_trial_that_missed_its_synthetic_test_is_made_again_once_the_generator
 ) -> None:
     study = make_study(clinic, strategies={"probe": PROBE, "both": BOTH}, budgets=[12], repeats=1)
     with monkeypatch.context() as patch:
-        patch.setattr("wazuka.study.synthesis_steps.train_generator", lambda *given, **named: 1 / 0)
+        patch.setattr("wazuka.study.synthetic.steps.train_generator", lambda *given, **named: 1 / 0)
         assert run_study(study, out=tmp_path / "run", settings=settings).failed == 1
     outcome = run_study(study, out=tmp_path / "run", settings=settings)
     assert (outcome.done, outcome.kept, outcome.failed) == (2, 0, 0)

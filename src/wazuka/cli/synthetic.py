@@ -38,7 +38,7 @@ def synthesize(
     """
     flow.fix_threads(threads)
     from wazuka.data.manifest import load
-    from wazuka.study import make_dataset as making
+    from wazuka.study.synthetic import make_dataset as making
 
     wishes = making.Wishes(
         method=method,
@@ -84,7 +84,7 @@ def audit(
 
     from wazuka.cli.datasets import print_checks
     from wazuka.data.manifest import load
-    from wazuka.study.audit_datasets import audit_datasets
+    from wazuka.study.synthetic.audit_datasets import audit_datasets
 
     how = flow.settings(device=device, cache=cache, computing_threads=threads)
     done = audit_datasets(load(real), load(synthetic), out=out, backbone=backbone, settings=how)

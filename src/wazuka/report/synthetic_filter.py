@@ -1,6 +1,6 @@
 """The report's part on what leaving out memorized images changes: figures of all images made beside those of images kept.
 
-Read from the audits' records (`study/filtering.py` measured it); nothing is computed here.
+Read from the audits' records (`study/synthetic/filtering.py` measured it); nothing is computed here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FilteredSet:
 
     Attributes:
         audit: Of the generator that made them.
-        facts: As `study.filtering.what_changes` and `measure_change` give them.
+        facts: As `study.synthetic.filtering.what_changes` and `measure_change` give them.
     """
 
     audit: Audit

@@ -18,7 +18,7 @@ from wazuka.core.errors import ConfigError, unknown_name
 from wazuka.data.manifest import Task
 from wazuka.study.reading import mapping, read_budgets, read_repeats
 from wazuka.study.strategies import Strategy, check_domain_keys, read_strategy
-from wazuka.study.synthesis import to_keys
+from wazuka.study.synthetic.settings import to_keys
 
 METRICS = (
     "auroc", "average_precision", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "brier", "ece",

@@ -14,10 +14,10 @@ from wazuka.data.pixels import PixelCache, build_pixels
 from wazuka.data.transform import ImageTransform
 from wazuka.nn import encoders, features
 from wazuka.nn.encoders import Encoder
-from wazuka.study import synthetic_images
 from wazuka.study.config import Study, resolve_study
 from wazuka.study.data import StudyData, load_study_data, split_groups
 from wazuka.study.plan import Plan, step_folder
+from wazuka.study.synthetic import images as synthetic_images
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,11 @@ from wazuka.nn.measure import measure
 from wazuka.study import steps
 from wazuka.study.context import Context, Settings, encoder_of, encoder_seen, open_run
 from wazuka.study.data import StudyData
-from wazuka.study.final_images import final_images
 from wazuka.study.fitted import predictor_facts
 from wazuka.study.inner_split import inner_split as split_all
 from wazuka.study.rows import half, join_seen, rows_hash, seen_table
 from wazuka.study.strategies import Strategy
+from wazuka.study.synthetic.final import final_images
 from wazuka.study.tasks import TaskInputs, make_task
 from wazuka.training.roles import PretrainTask, Runtime
 

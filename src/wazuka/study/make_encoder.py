@@ -17,20 +17,20 @@ from wazuka.core.config import build
 from wazuka.core.errors import ConfigError, DataError, unknown_name
 from wazuka.core.hashing import derive_seed, make_key
 from wazuka.core.progress import say
-from wazuka.core.records import clear_unfinished, finish, is_finished, read_json, write_table, write_text
+from wazuka.core.records import clear_unfinished, finish, is_finished, write_table, write_text
 from wazuka.data.manifest import Dataset
 from wazuka.data.pixels import build_pixels, pixels_key
 from wazuka.data.transform import ImageTransform
 from wazuka.nn import backbones, encoders
 from wazuka.nn.encoders import Encoder
 from wazuka.study.context import Settings
+from wazuka.study.out_folder import KEY_FILE, check_out
 from wazuka.study.rows import join_seen, rows_hash, seen_table
 from wazuka.training.roles import PretrainTask, Runtime
 
 PRESET = "standard"
 SIZE = 224
 """Pixels a side where `--size` is not given."""
-KEY_FILE = "checkpoint.key"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def make_encoder(dataset: Dataset, out: Path, *, wishes: Wishes, settings: Setti
         "pretrain", method.name, method.code_version, config, encoder.spec(), encoder.weights_hash,
         rows_hash(rows, labeled=False), pixels_key(dataset, transform), wishes.seed,
     )  # fmt: skip
-    _check_out(out, key, dataset)
+    check_out(out, out, key, dataset)
     if is_finished(out):
         return encoders.load_encoder(out)
     pixels = build_pixels(dataset, transform, cache=Path(settings.cache), workers=settings.workers)
@@ -128,21 +128,3 @@ def _seen_before(wishes: Wishes) -> list[Any]:
     table = read_table(found)
     table["patient_hash"] = ""  # ids of another dataset do not mean the same here
     return [table]
-
-
-def _check_out(out: Path, key: str, dataset: Dataset) -> None:
-    """Refuse a folder with something else in it, or one inside what is never written to."""
-    if out.is_file():
-        raise DataError(f"{out} is a file; give a folder as --out.")
-    for one in (dataset.folder, Path(dataset.card.root)):
-        if one.is_dir() and out.resolve().is_relative_to(one.resolve()):
-            raise DataError(f"--out {out} lies inside {one}, which is never written to; choose a folder outside of it.")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    theirs = None
-    if is_finished(out):
-        theirs = read_json(out / "record.json").get("key")
-    elif (out / KEY_FILE).is_file():
-        theirs = (out / KEY_FILE).read_text(encoding="utf-8")
-    if theirs != key:
-        raise DataError(f"{out} is not empty; choose another --out.")

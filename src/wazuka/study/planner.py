@@ -23,9 +23,9 @@ from wazuka.study import data as study_data
 from wazuka.study.config import Study
 from wazuka.study.data import StudyData
 from wazuka.study.plan import Plan, Step, study_key
-from wazuka.study.planner_synthesis import SynthesisPlanner
 from wazuka.study.rows import pretraining_rows
 from wazuka.study.strategies import Strategy
+from wazuka.study.synthetic.planner import SynthesisPlanner
 
 CODE_VERSION = 1
 """Of the trial step itself: cutting rows, predicting, scoring. Raised when its numbers change."""

@@ -32,7 +32,7 @@ from wazuka.study.context import Context, Settings, encoder_of, encoder_seen, fe
 from wazuka.study.fitted import save_fitted
 from wazuka.study.plan import Step, is_complete, step_folder
 from wazuka.study.rows import join_seen, pretraining_rows, rows_hash, seen_table
-from wazuka.study.synthesis_steps import do_synthesize, do_synthetic
+from wazuka.study.synthetic.steps import do_synthesize, do_synthetic
 from wazuka.study.tasks import adapt_task
 from wazuka.training.roles import PretrainTask, Runtime
 
@@ -239,7 +239,7 @@ def _do_trial(context: Context, step: Step, settings: Settings) -> dict[str, Any
 
 
 def _do_audit(context: Context, step: Step, settings: Settings) -> dict[str, Any]:
-    from wazuka.study.audit import audit_generator
+    from wazuka.study.synthetic.audit import audit_generator
 
     folder = step_folder(context.run, step)
     assert folder is not None

@@ -12,7 +12,7 @@ from wazuka.core.config import build
 from wazuka.core.errors import ConfigError, unknown_name
 from wazuka.data.transform import ImageTransform
 from wazuka.study.reading import Method, mapping, read_budgets, read_method, read_repeats, read_switch
-from wazuka.study.synthesis import SYNTHESIS_KEYS, Synthesis, read_synthesis
+from wazuka.study.synthetic.settings import SYNTHESIS_KEYS, Synthesis, read_synthesis
 
 if TYPE_CHECKING:
     from wazuka.study.config import TestRule

@@ -13,11 +13,11 @@ from wazuka.core.records import read_table
 from wazuka.data.pixels import PixelCache
 from wazuka.data.views import Images, LabeledImages
 from wazuka.nn.encoders import Encoder
-from wazuka.study import synthetic_images
 from wazuka.study.context import Context, Settings, encoder_of, features_of, pixels_of
 from wazuka.study.data import StudyData
 from wazuka.study.rows import LocalLabels, TrialRows, trial_rows
 from wazuka.study.strategies import Strategy
+from wazuka.study.synthetic import images as synthetic_images
 from wazuka.training.roles import AdaptTask, SyntheticRows
 
 

@@ -21,7 +21,7 @@ from wazuka.study.context import Context, Settings, encoder_seen, features_of, p
 from wazuka.study.fitted import load_fitted, point_to_encoder, save_fitted
 from wazuka.study.plan import Step, step_folder
 from wazuka.study.rows import join_seen, rows_hash, seen_table
-from wazuka.study.synthetic_tests import generator_folder, synthesis_facts, synthetic_predictions
+from wazuka.study.synthetic.trials import generator_folder, synthesis_facts, synthetic_predictions
 from wazuka.study.tasks import adapt_task, rows_of_task
 from wazuka.training.roles import Runtime
 

@@ -21,7 +21,7 @@ from wazuka.core.hashing import derive_seed
 from wazuka.core.records import read_table
 from wazuka.evaluate.fidelity import fidelity
 from wazuka.nn.generators import Generator
-from wazuka.study import synthetic_images
+from wazuka.study.synthetic import images as synthetic_images
 
 MOST_ROWS = 2000
 """Images a side at most, as in `evaluate.fidelity`."""

@@ -19,12 +19,13 @@ from wazuka.core.hashing import derive_seed
 from wazuka.core.records import is_finished, read_json, write_json, write_table
 from wazuka.evaluate.fidelity import DISTANCES, MIN_ROWS, Fidelity, fidelity, spatial_rows
 from wazuka.nn import generators
-from wazuka.study import audit_maps, audit_pictures, filtering, synthetic_images
-from wazuka.study.audit_sides import Sides, features_of_side, pooled_features
 from wazuka.study.context import Context, Settings, encoder_of, pixels_of
 from wazuka.study.plan import Step, step_folder
 from wazuka.study.rows import pretraining_rows
-from wazuka.study.synthesis_steps import rows_of
+from wazuka.study.synthetic import audit_maps, audit_pictures, filtering
+from wazuka.study.synthetic import images as synthetic_images
+from wazuka.study.synthetic.audit_sides import Sides, features_of_side, pooled_features
+from wazuka.study.synthetic.steps import rows_of
 
 MOST_LARGE = 500
 """Images a side whose spectra are compared."""

@@ -13,7 +13,7 @@ from wazuka.data.pixels import to_picture
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from wazuka.study.audit_sides import Sides
+    from wazuka.study.synthetic.audit_sides import Sides
 
 ACROSS = 8
 """Images in a row of the grid."""

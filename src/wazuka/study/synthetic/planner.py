@@ -16,11 +16,11 @@ from wazuka import synthesize
 from wazuka.core.errors import ConfigError
 from wazuka.core.hashing import derive_seed, hash_strings, make_key
 from wazuka.nn import features
-from wazuka.study import synthetic_images
 from wazuka.study.plan import Step
 from wazuka.study.rows import TrialRows, generator_rows, rows_hash, trial_rows
 from wazuka.study.strategies import Strategy
-from wazuka.study.synthesis import Synthesis
+from wazuka.study.synthetic import images as synthetic_images
+from wazuka.study.synthetic.settings import Synthesis
 
 if TYPE_CHECKING:
     from wazuka.study.planner import Planner

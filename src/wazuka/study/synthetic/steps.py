@@ -24,12 +24,12 @@ from wazuka.nn.encoders import Encoder
 from wazuka.nn.features import compute_features
 from wazuka.nn.generators import Generator
 from wazuka.nn.rows import ArrayImages
-from wazuka.study import synthetic_images as images
 from wazuka.study.context import Context, Settings, encoder_of, features_of, pixels_of
 from wazuka.study.data import StudyData
 from wazuka.study.plan import Step, step_folder
 from wazuka.study.rows import GeneratorRows, generator_rows, join_seen, pretraining_rows, rows_hash, seen_table
 from wazuka.study.strategies import Strategy
+from wazuka.study.synthetic import images
 from wazuka.training.roles import Generated, Privacy, Runtime, SynthesisTask
 
 

@@ -14,11 +14,11 @@ from wazuka.data.pixels import PixelCache
 from wazuka.nn import features, generators
 from wazuka.nn.encoders import Encoder
 from wazuka.nn.rows import ArrayImages
-from wazuka.study import synthetic_images
 from wazuka.study.data import StudyData
 from wazuka.study.rows import GeneratorRows, half
 from wazuka.study.strategies import Strategy
-from wazuka.study.synthesis_steps import make_filtered, memorization_facts, reference, train_generator
+from wazuka.study.synthetic import images as synthetic_images
+from wazuka.study.synthetic.steps import make_filtered, memorization_facts, reference, train_generator
 from wazuka.training.roles import Runtime, SyntheticRows
 
 

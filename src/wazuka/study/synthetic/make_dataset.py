@@ -29,12 +29,13 @@ from wazuka.data.pixels import PixelCache, build_pixels, pixels_key, to_picture
 from wazuka.nn import features, generators
 from wazuka.nn.encoders import Encoder
 from wazuka.study import data as study_data
-from wazuka.study import filtering
 from wazuka.study.config import Study, resolve_study
 from wazuka.study.context import Settings
 from wazuka.study.inner_split import inner_split
+from wazuka.study.out_folder import KEY_FILE, check_out
 from wazuka.study.rows import GeneratorRows, rows_hash, seen_table
-from wazuka.study.synthesis_steps import Filtered, make_filtered, memorization_facts, reference, train_generator
+from wazuka.study.synthetic import filtering
+from wazuka.study.synthetic.steps import Filtered, make_filtered, memorization_facts, reference, train_generator
 from wazuka.training.roles import Runtime
 
 PRESET = "standard"
@@ -116,14 +117,16 @@ def make_dataset(dataset: Dataset, out: Path, *, wishes: Wishes, settings: Setti
         pixels_key(data.main, strategy.image), wishes.seed,
     )  # fmt: skip
     folder = out / GENERATOR
-    _check_out(out, folder, key, dataset)
+    check_out(out, folder, key, dataset)
+    if (out / "dataset.yaml").exists():
+        raise DataError(f"{out} is not empty; choose another --out.")
     _check_memory(counts, (wishes.size, wishes.size, 3))
     pixels = build_pixels(data.main, strategy.image, cache=Path(settings.cache), workers=settings.workers)
     is_val, _ = inner_split(data, rows, derive_seed(wishes.seed, "make"))
     found = GeneratorRows(rows=rows, is_val=is_val)
     if not is_finished(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "checkpoint.key", key)  # kept when interrupted: says whose checkpoints lie here
+        write_text(folder / KEY_FILE, key)  # kept when interrupted: says whose checkpoints lie here
         clear_unfinished(folder)
         _say_time(method, strategy, len(rows) - int(is_val.sum()), pixels, settings)
         runtime = Runtime(device=settings.device, threads=settings.threads, folder=folder, say=say)
@@ -140,7 +143,7 @@ def make_dataset(dataset: Dataset, out: Path, *, wishes: Wishes, settings: Setti
         record |= {"dataset": dataset.card.name, "fingerprint": dataset.card.fingerprint}
         record |= {"salt": dataset.card.imported.get("salt"), "labeled": len(rows)}
         finish(folder, record)
-        (folder / "checkpoint.key").unlink()
+        (folder / KEY_FILE).unlink()
     matrix = np.load(
         features.cached_features(pixels, encoder, cache=Path(settings.cache), device=settings.device), mmap_mode="r"
     )
@@ -210,24 +213,6 @@ def _check_memory(counts: np.ndarray, shape: tuple[int, int, int]) -> None:
             f"--count {int(counts.sum())} needs about {needed / 2**30:.0f} GB of memory, {free / 2**30:.0f} GB are free; give"
             f" {most} or fewer."
         )
-
-
-def _check_out(out: Path, folder: Path, key: str, dataset: Dataset) -> None:
-    """Refuse a folder with something else in it, or one inside what is never written to."""
-    if out.is_file():
-        raise DataError(f"{out} is a file; give a folder as --out.")
-    for one in (dataset.folder, Path(dataset.card.root)):
-        if one.is_dir() and out.resolve().is_relative_to(one.resolve()):
-            raise DataError(f"--out {out} lies inside {one}, which is never written to; choose a folder outside of it.")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    theirs = None
-    if is_finished(folder):
-        theirs = read_json(folder / "record.json").get("key")
-    elif (folder / "checkpoint.key").is_file():
-        theirs = (folder / "checkpoint.key").read_text(encoding="utf-8")
-    if theirs != key or (out / "dataset.yaml").exists():
-        raise DataError(f"{out} is not empty; choose another --out.")
 
 
 def _say_time(method: Any, strategy: Any, images: int, pixels: PixelCache, settings: Settings) -> None:

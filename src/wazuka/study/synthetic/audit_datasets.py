@@ -23,11 +23,11 @@ from wazuka.data.pixels import build_pixels
 from wazuka.data.transform import ImageTransform
 from wazuka.nn import backbones, generators
 from wazuka.nn.encoders import Encoder
-from wazuka.study import filtering
-from wazuka.study.audit import MOST_ATTRIBUTE_VALUES, audit_sides
-from wazuka.study.audit_sides import Inception, Sides
 from wazuka.study.context import Settings
-from wazuka.study.make_dataset import GENERATOR, MADE, TRAINED
+from wazuka.study.synthetic import filtering
+from wazuka.study.synthetic.audit import MOST_ATTRIBUTE_VALUES, audit_sides
+from wazuka.study.synthetic.audit_sides import Inception, Sides
+from wazuka.study.synthetic.make_dataset import GENERATOR, MADE, TRAINED
 
 LARGEST_SIDE = 256
 """Pixels a side to which images are resized at most, where the generator does not say more."""

@@ -10,8 +10,8 @@ import numpy as np
 from wazuka.audit.synthetic.activation_maps import ActivationMaps
 from wazuka.data.pixels import to_picture
 from wazuka.nn.feature_maps import FeatureMaps, feature_maps, inception_maps, why_no_maps
-from wazuka.study.audit_sides import Inception, Sides
 from wazuka.study.context import Settings
+from wazuka.study.synthetic.audit_sides import Inception, Sides
 
 if TYPE_CHECKING:
     from PIL.Image import Image

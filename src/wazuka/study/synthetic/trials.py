@@ -10,10 +10,10 @@ import pandas as pd
 
 from wazuka.core.records import is_finished, read_json, read_table
 from wazuka.evaluate import predictions
-from wazuka.study import synthetic_images
 from wazuka.study.context import Context, Settings, features_of, pixels_of
 from wazuka.study.plan import step_folder
 from wazuka.study.strategies import Strategy
+from wazuka.study.synthetic import images as synthetic_images
 
 
 def generator_folder(context: Context, given: dict[str, Any] | None) -> Path | None:
