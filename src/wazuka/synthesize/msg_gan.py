@@ -46,7 +46,7 @@ from wazuka.training.sample_monitor import Quality, SampleMonitor
 MONITORS = 20
 """Looks at the images in a training where `monitor_every` is not given."""
 WON_BELOW = 1e-3
-"""Loss of a discriminator that recognizes every image, for the losses that end at 0."""
+"""Loss of a discriminator that recognizes every image (with `mismatch` also every class), for the losses that end at 0."""
 ALIKE_UNTIL = 500
 """Steps in which images may be alike without being called a collapse, where the image layers start at zero."""
 GRID_COLUMNS = 8
