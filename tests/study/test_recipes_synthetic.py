@@ -59,7 +59,7 @@ def test_the_matrix_has_every_way_to_train_and_one_generator_for_all(clinic: Dat
     assert study.strategy("real").synthesis is None
     made = {one.name: one.synthesis for one in study.strategies if one.synthesis is not None}
     assert len({one.method.config for one in made.values()}) == 1
-    assert {one.method.config.conditional for one in made.values()} == {"projection"}
+    assert {(one.method.config.conditional, one.method.config.size) for one in made.values()} == {("projection", 64)}
     assert {name: (one.train_on, one.ratio, one.classes, one.split_budget) for name, one in made.items()} == {
         "synthetic": ("synthetic", 1, "all", False),
         "both-0.5": ("real+synthetic", 0.5, "all", False),
@@ -72,7 +72,7 @@ def test_the_matrix_has_every_way_to_train_and_one_generator_for_all(clinic: Dat
     }
     for one in study.strategies:
         assert (one.backbone, one.adapt.name) == ("mobilenetv1-025", "linear-probe")
-        assert (one.image.crop, one.image.size) == (64, 64)
+        assert (one.image.crop, one.image.size) == (64, 128)  # generators of 64 pixels, enlarged for the probe
 
 
 def test_the_matrix_trains_two_generators_for_each_budget_and_repeat(clinic: Dataset) -> None:

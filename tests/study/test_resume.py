@@ -160,7 +160,11 @@ class _Cluster:
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_resumable_run_and_says_so(clinic: Dataset, tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
-    study.write_text(yaml.safe_dump(study_values(clinic, **STUDY), sort_keys=False))
+    longer = NETWORK | {
+        "adapt": {"method": "finetune", "steps": 400, "batch": 4, "lr": 1e-3}
+    }  # runs when the signal comes
+    values = study_values(clinic, **STUDY | {"strategies": {"probe": PROBE, "net": longer}, "budgets": [12]})
+    study.write_text(yaml.safe_dump(values, sort_keys=False))
     process = start(study, tmp_path / "run", tmp_path / "cache")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("trials/*/record.json")) and time.monotonic() < deadline:
