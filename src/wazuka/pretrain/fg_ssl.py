@@ -92,9 +92,9 @@ class Config(SharedConfig):
             raise ValueError("`micro_batch` is 1; batch norm needs 2 images or more.")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Puzzles:
-    """What a step sees of some images of its batch.
+    """What a step sees of some images of its batch. Not frozen: Fabric rebuilds what it hands to a network.
 
     Attributes:
         first: The view that puzzles are made of, normalized (b, 3, H, W).
