@@ -107,6 +107,7 @@ def measure(latent: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
     device, size, batch = arguments.device, arguments.size, arguments.batch
     config = Config(
+        start="normal",  # from zero all images would be equal before the first step, whatever made them
         latent=latent,
         batch=batch,
         steps=10**6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,16 @@ def test_a_saved_generator_gives_the_same_bytes(networks: int, tmp_path: Path) -
     assert isinstance(again, MsgGanGenerator) and isinstance(again, generators.Generator)
     assert np.array_equal(again.sample(labels, seeds), generator.sample(labels, seeds))
     assert (again.classes, again.shape, again.intensity) == (("a", "b"), (32, 32, 3), "rgb8")
+
+
+def test_a_generator_with_another_weight_of_the_class_is_refused(tmp_path: Path) -> None:
+    make(conditional=True, networks=1).save(tmp_path)
+    facts = json.loads((tmp_path / "generator.json").read_text())
+    for other in ({"class_weight": 1.0}, {}):
+        changed = {name: value for name, value in facts.items() if name != "class_weight"} | other
+        (tmp_path / "generator.json").write_text(json.dumps(changed))
+        with pytest.raises(ArtifactError, match="its images would be others; train the generator again"):
+            generators.load(tmp_path)
 
 
 def test_one_network_per_class_makes_the_images_of_its_class() -> None:

@@ -344,6 +344,7 @@ class MsgGanGenerator:
         write_state(folder / TENSORS, tensors)
         own = ("classes", "shape", "intensity", "window", "size", "latent", "conditional")
         facts = {name: getattr(self, name) for name in own} | {"networks": len(self.states)}
+        facts["class_weight"] = CLASS_WEIGHT if self.conditional else None
         write_json(folder / FILE, {"schema": SCHEMA, "kind": "msg-gan"} | facts)
 
     @classmethod
@@ -353,6 +354,11 @@ class MsgGanGenerator:
         Raises:
             ArtifactError: If a part is missing or does not fit.
         """
+        if facts.get("conditional") and facts.get("class_weight") != CLASS_WEIGHT:
+            raise ArtifactError(
+                f"{folder / FILE} has `class_weight` {facts.get('class_weight')}, these networks have {CLASS_WEIGHT}: its images would"
+                " be others; train the generator again."
+            )
         tensors = read_state(Path(folder) / TENSORS)
         try:
             own = {name: facts[name] for name in ("intensity", "window", "size", "latent", "conditional")}
